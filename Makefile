@@ -1,0 +1,89 @@
+# The verbs of this repository. Each makes its own virtual environment in .venv, installs the package
+# there in place (editable), and builds again only what has changed.
+#
+#   make demo     learn a task and show it, from a fresh clone
+#   make test     Python tests on every instruction set of this machine, doctests, C tests
+#   make asan     C tests under the address and undefined-behaviour sanitizers
+#   make bench    benchmarks            make lint    ruff, clang-format, compiler warnings, stubs
+#   make build    only the install      make dist    wheel and sdist in dist/      make clean
+#
+# PYTHON=python3.12 picks the interpreter (3.11 or newer), CC=clang the compiler, VENV the folder.
+
+PYTHON ?= python3
+VENV   ?= .venv
+
+PY  := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+
+# Words of one list of pyproject.toml, e.g. $(call listed,["build-system"]["requires"]).
+listed = $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
+
+# Whatever the extension module is made of. Python files need no build: the install is editable.
+BUILT_FROM := setup.py pyproject.toml src/fastrnn/_version.py $(wildcard src/fastrnn/*.pyx \
+              src/fastrnn/*.pxd csrc/sources.mk csrc/*.[ch] csrc/include/*.h csrc/kernels/*.[ch])
+
+build: $(VENV)/.built
+
+# A Python without ensurepip (Debian without python3-venv) still makes an environment, and its own
+# pip then puts one inside.
+$(VENV)/.made: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \
+	    { echo "make: the C headers of $(PYTHON) are missing (Debian, Ubuntu: python3-dev)" >&2; exit 1; }
+	@command -v $(firstword $(CC)) >/dev/null || { echo "make: no C compiler $(CC) here; set CC=" >&2; exit 1; }
+	@echo "make: environment in $(VENV), with $$($(PYTHON) -V)"
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	 else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip -q --python $(PY) install pip; fi || \
+	    { echo "make: cannot create $(VENV); install python3-venv or pip" >&2; exit 1; }
+	@$(PIP) install $(call listed,["build-system"]["requires"])
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.made $(BUILT_FROM)
+	@echo "make: compiling and installing fastrnn"
+	@$(PIP) install --no-build-isolation -e .
+	@touch $@
+
+# An extra of pyproject.toml, once: .extra-test, .extra-dev ...
+$(VENV)/.extra-%: pyproject.toml $(VENV)/.made
+	@$(PIP) install $(call listed,["project"]["optional-dependencies"]["$*"])
+	@touch $@
+
+demo: build
+	@$(PY) -m fastrnn demo
+
+# The whole suite runs on the instruction set that the machine would use; the engine's tests run
+# again on each of the others.
+test: build $(VENV)/.extra-test
+	@$(PY) -m pytest -q --doctest-modules tests --pyargs fastrnn
+	@others=$$($(PY) -m fastrnn info --json | $(PY) -c \
+	    'import json, sys; i = json.load(sys.stdin); print(*set(i["isa_available"]) - {i["isa"]})') && \
+	 for isa in $$others; do \
+	    echo "make: engine tests with FASTRNN_ISA=$$isa"; \
+	    FASTRNN_ISA=$$isa $(PY) -m pytest -q tests/engine || exit; done
+	@$(MAKE) -s -C csrc test
+
+asan:
+	@$(MAKE) -s -C csrc asan
+
+bench: build $(VENV)/.extra-bench
+	@$(PY) -m fastrnn bench
+
+lint: build $(VENV)/.extra-dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@if command -v clang-format >/dev/null; then \
+	    find csrc -name build -prune -o -name '*.[ch]' -print | xargs clang-format --dry-run -Werror; \
+	 else echo "make: no clang-format here, C formatting not checked"; fi
+	@$(MAKE) -s -C csrc warnings
+	@$(PY) -m mypy.stubtest fastrnn._core
+
+dist: build
+	@rm -rf dist && $(PIP) install build && $(PY) -m build --no-isolation >/dev/null && ls -l dist
+
+clean:
+	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so
+	@$(MAKE) -s -C csrc clean
+
+.PHONY: build demo test asan bench lint dist clean

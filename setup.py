@@ -1,0 +1,80 @@
+"""Builds fastrnn._core: the Cython boundary and the C core in one extension module.
+
+Everything else about the package is in pyproject.toml. What differs from a stock extension:
+
+- The list of C files and flags is csrc/sources.mk, shared with csrc/Makefile.
+- Each csrc/kernels/isa_*.c is compiled with its own instruction-set flags, all other files for the
+  baseline; setuptools knows only one set of flags an extension.
+- Objects are kept in build/ and compiled again only when they are older than what they include.
+"""
+
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+INCLUDE_DIRS = [str(CSRC / "include"), str(CSRC)]
+CORE = dict(re.findall(r"^(\w+)\s*:=\s*(.*)$", (CSRC / "sources.mk").read_text(), re.MULTILINE))
+UNITS = {CSRC / name for key in CORE if key.startswith("SOURCES") for name in CORE[key].split()}
+INCLUDED = {*CSRC.glob("*.[ch]"), *CSRC.glob("include/*.h"), *CSRC.glob("kernels/*.h")} - UNITS
+
+# What Cython generates is not ours to tidy: its unused helpers and parameters stay silent.
+CYTHON_CFLAGS = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
+
+
+class BuildCore(build_ext):
+    """Compiles every source with its own flags, then lets setuptools link the objects."""
+
+    def build_extension(self, ext):
+        (generated,) = cythonize([ext], build_dir="build/cython", language_level=3, quiet=True)
+        flags = {path: self._flags(path) for path in [*generated.sources, *self._core_sources()]}
+        with ThreadPoolExecutor(self.parallel or 2) as pool:
+            objects = list(pool.map(self._object, flags, flags.values()))
+        # Linking is cheap, and a changed compiler may bring objects older than the last module.
+        ext.sources, ext.extra_objects, self.force = [], objects, True
+        super().build_extension(ext)
+
+    def _core_sources(self):
+        names = CORE["SOURCES"].split()
+        if self.compiler.compiler_type != "msvc":  # its kernels would need other flags: portable only
+            arch = self.plat_name.split("-")[-1].replace("arm64", "aarch64")
+            names += CORE.get(f"SOURCES_{arch}", "").split()
+        return [str(CSRC / name) for name in names]
+
+    def _flags(self, source):
+        if self.compiler.compiler_type == "msvc":
+            return ["/O2", "/std:c11"]
+        own = CORE.get(f"CFLAGS_{Path(source).stem}", "").split()
+        generated = [] if Path(source).is_relative_to(CSRC) else CYTHON_CFLAGS
+        return [*CORE["CFLAGS_all"].split(), "-g0", *own, *generated]
+
+    def _object(self, source, flags):
+        """Path of the object made from `source`, compiled now unless a fresh one is there."""
+        command = repr((getattr(self.compiler, "compiler_so", ""), flags, self.include_dirs))
+        out = Path("build", f"core.{self.plat_name}", hashlib.sha256(command.encode()).hexdigest()[:8])
+        (obj,) = self.compiler.object_filenames([source], output_dir=str(out))
+        newest = max(os.path.getmtime(path) for path in [source, __file__, *INCLUDED])
+        if not os.path.exists(obj) or os.path.getmtime(obj) < newest:
+            self.compiler.compile(
+                [source], str(out), include_dirs=INCLUDE_DIRS, extra_postargs=flags, debug=False
+            )
+        return obj
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "fastrnn._core",
+            ["src/fastrnn/_core.pyx"],
+            include_dirs=INCLUDE_DIRS,
+            extra_link_args=[] if os.name == "nt" else ["-pthread", "-lm"],
+        )
+    ],
+    cmdclass={"build_ext": BuildCore},
+)

@@ -1,0 +1,16 @@
+"""Fixtures that several test files share. Data sets are optional: tests that need one skip."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of data sets beside the repository, ../shared/data."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("needs the data sets of ../shared/data, which is absent here")
+    return path
