@@ -80,7 +80,7 @@ lint: build $(VENV)/.extra-dev
 	@$(PY) -m mypy.stubtest fastrnn._core
 
 dist: build
-	@rm -rf dist && $(PIP) install build && $(PY) -m build --no-isolation >/dev/null && ls -l dist
+	@rm -rf dist src/*.egg-info && $(PIP) install build && $(PY) -m build --no-isolation >/dev/null && ls -l dist
 
 clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so

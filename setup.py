@@ -42,7 +42,7 @@ class BuildCore(build_ext):
 
     def _core_sources(self):
         names = CORE["SOURCES"].split()
-        if self.compiler.compiler_type != "msvc":  # its kernels would need other flags: portable only
+        if self.compiler.compiler_type != "msvc":  # its vector code would need other flags
             arch = self.plat_name.split("-")[-1].replace("arm64", "aarch64")
             names += CORE.get(f"SOURCES_{arch}", "").split()
         return [str(CSRC / name) for name in names]
@@ -57,7 +57,8 @@ class BuildCore(build_ext):
     def _object(self, source, flags):
         """Path of the object made from `source`, compiled now unless a fresh one is there."""
         command = repr((getattr(self.compiler, "compiler_so", ""), flags, self.include_dirs))
-        out = Path("build", f"core.{self.plat_name}", hashlib.sha256(command.encode()).hexdigest()[:8])
+        digest = hashlib.sha256(command.encode()).hexdigest()[:8]
+        out = Path("build", f"core.{self.plat_name}", digest)
         (obj,) = self.compiler.object_filenames([source], output_dir=str(out))
         newest = max(os.path.getmtime(path) for path in [source, __file__, *INCLUDED])
         if not os.path.exists(obj) or os.path.getmtime(obj) < newest:
