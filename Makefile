@@ -5,12 +5,14 @@
 #   make test     Python tests on every instruction set of this machine, doctests, C tests
 #   make asan     C tests under the address and undefined-behaviour sanitizers
 #   make bench    benchmarks            make lint    ruff, clang-format, compiler warnings, stubs
-#   make build    only the install      make dist    wheel and sdist in dist/      make clean
+#   make format   ruff, clang-format    make dist    wheel and sdist in dist/      make clean
+#   make build    only the install
 #
 # PYTHON=python3.12 picks the interpreter (3.11 or newer), CC=clang the compiler, VENV the folder.
 
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
@@ -62,19 +64,24 @@ test: build $(VENV)/.extra-test
 	 for isa in $$others; do \
 	    echo "make: engine tests with FASTRNN_ISA=$$isa"; \
 	    FASTRNN_ISA=$$isa $(PY) -m pytest -q tests/engine || exit; done
-	@$(MAKE) -s -C csrc test
+	@$(MAKE) -s -j$(JOBS) -C csrc test
 
 asan:
-	@$(MAKE) -s -C csrc asan
+	@$(MAKE) -s -j$(JOBS) -C csrc asan
 
 bench: build $(VENV)/.extra-bench
 	@$(PY) -m fastrnn bench
 
+C_FILES = $$(find csrc -name build -prune -o -name '*.[ch]' -print)
+
+format: $(VENV)/.extra-dev
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+	@clang-format -i $(C_FILES)
+
 lint: build $(VENV)/.extra-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@if command -v clang-format >/dev/null; then \
-	    find csrc -name build -prune -o -name '*.[ch]' -print | xargs clang-format --dry-run -Werror; \
+	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(C_FILES); \
 	 else echo "make: no clang-format here, C formatting not checked"; fi
 	@$(MAKE) -s -C csrc warnings
 	@$(PY) -m mypy.stubtest fastrnn._core
@@ -86,4 +93,4 @@ clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so
 	@$(MAKE) -s -C csrc clean
 
-.PHONY: build demo test asan bench lint dist clean
+.PHONY: build demo test asan bench format lint dist clean

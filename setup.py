@@ -10,7 +10,9 @@ Everything else about the package is in pyproject.toml. What differs from a stoc
 
 import hashlib
 import os
+import platform
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +25,11 @@ INCLUDE_DIRS = [str(CSRC / "include"), str(CSRC)]
 CORE = dict(re.findall(r"^(\w+)\s*:=\s*(.*)$", (CSRC / "sources.mk").read_text(), re.MULTILINE))
 UNITS = {CSRC / name for key in CORE if key.startswith("SOURCES") for name in CORE[key].split()}
 INCLUDED = {*CSRC.glob("*.[ch]"), *CSRC.glob("include/*.h"), *CSRC.glob("kernels/*.h")} - UNITS
+
+ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64"}
+if sys.platform == "darwin":  # a universal build would need both lists of kernels at once
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    ARCHITECTURES["universal2"] = ARCHITECTURES.get(platform.machine(), platform.machine())
 
 # What Cython generates is not ours to tidy: its unused helpers and parameters stay silent.
 CYTHON_CFLAGS = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
@@ -43,8 +50,8 @@ class BuildCore(build_ext):
     def _core_sources(self):
         names = CORE["SOURCES"].split()
         if self.compiler.compiler_type != "msvc":  # its vector code would need other flags
-            arch = self.plat_name.split("-")[-1].replace("arm64", "aarch64")
-            names += CORE.get(f"SOURCES_{arch}", "").split()
+            arch = self.plat_name.split("-")[-1]
+            names += CORE.get(f"SOURCES_{ARCHITECTURES.get(arch, arch)}", "").split()
         return [str(CSRC / name) for name in names]
 
     def _flags(self, source):

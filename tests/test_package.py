@@ -89,7 +89,7 @@ def test_the_sdist_carries_every_file_of_the_c_core(sdist_files):
 
 
 def test_the_sdist_carries_the_tests_the_docs_and_the_license(sdist_files):
-    assert {"LICENSE", "CHANGELOG.md", "docs/math.md", "tests/test_package.py"} <= sdist_files
+    assert {"LICENSE", "CHANGELOG.md", "docs/math.md", "tests/conftest.py"} <= sdist_files
 
 
 def test_the_sdist_carries_nothing_that_was_compiled_or_generated(sdist_files):
