@@ -1,0 +1,197 @@
+"""min-char-rnn in NumPy against fastrnn: same weights, same text, same loss curve, how much faster?
+
+What it is: the configuration of Andrej Karpathy's well-known 112 lines (vanilla RNN of 100 units,
+25 characters a chunk, one stream, Adagrad 0.1, gradients clipped to +-5), written here anew in
+the same style, one-hot column vectors and one small product at a time, next to the same model in
+fastrnn. Both learn the same text in alternating slices; the losses are compared chunk by chunk.
+What it is not: NumPy at its best; that is ``numpy_rnn.py``.
+
+Where the recipe leaves a choice, both sides take torch's: Adagrad divides by sqrt(sum) + 1e-10
+(the original: sqrt(sum + 1e-8)), float32. There is one hidden bias, so ``bias_hh`` stays at zero.
+
+    python bench/min_char_rnn.py [TEXT] --iterations 2000
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import measure
+import numpy as np
+
+import fastrnn as fr
+
+HIDDEN, CHUNK, RATE, LIMIT, EPSILON = 100, 25, 0.1, 5.0, 1e-10
+SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+class NumpyModel:
+    """The model as vectors and loops. ``step`` trains on one chunk and returns its summed loss."""
+
+    def __init__(self, Wxh, Whh, bh, Why, by):
+        self.params = [value.copy() for value in (Wxh, Whh, bh[:, None], Why, by[:, None])]
+        self.sums = [np.zeros_like(value) for value in self.params]
+        self.h = np.zeros((HIDDEN, 1), np.float32)
+
+    def step(self, inputs, targets):
+        Wxh, Whh, bh, Why, by = self.params
+        xs, hs, ps, loss = {}, {-1: self.h}, {}, 0.0
+        for t, token in enumerate(inputs):
+            xs[t] = np.zeros((Wxh.shape[1], 1), np.float32)
+            xs[t][token] = 1
+            hs[t] = np.tanh(np.dot(Wxh, xs[t]) + np.dot(Whh, hs[t - 1]) + bh)
+            logits = np.dot(Why, hs[t]) + by
+            ps[t] = np.exp(logits) / np.sum(np.exp(logits))
+            loss -= np.log(ps[t][targets[t], 0])
+        dWxh, dWhh, dbh, dWhy, dby = grads = [np.zeros_like(value) for value in self.params]
+        dh_next = np.zeros_like(self.h)
+        for t in reversed(range(len(inputs))):
+            dlogits = ps[t].copy()
+            dlogits[targets[t]] -= 1
+            dWhy += np.dot(dlogits, hs[t].T)
+            dby += dlogits
+            dh = np.dot(Why.T, dlogits) + dh_next
+            da = (1 - hs[t] * hs[t]) * dh
+            dWxh += np.dot(da, xs[t].T)
+            dWhh += np.dot(da, hs[t - 1].T)
+            dbh += da
+            dh_next = np.dot(Whh.T, da)
+        for grad in grads:
+            np.clip(grad, -LIMIT, LIMIT, out=grad)
+        for value, grad, total in zip(self.params, grads, self.sums, strict=True):
+            total += grad * grad
+            value -= RATE * grad / (np.sqrt(total) + EPSILON)
+        self.h = hs[len(inputs) - 1]
+        return float(loss)
+
+
+class FastModel:
+    """The same model in fastrnn."""
+
+    def __init__(self, Wxh, Whh, bh, Why, by):
+        vocabulary = len(by)
+        self.model = fr.Sequential(fr.RNN(vocabulary, HIDDEN), fr.Linear(HIDDEN, vocabulary))
+        names = ("0.weight_ih_l0", "0.weight_hh_l0", "0.bias_ih_l0", "1.weight", "1.bias")
+        weights = dict(zip(names, (Wxh, Whh, bh, Why, by), strict=True))
+        self.model.load_state_dict(weights | {"0.bias_hh_l0": np.zeros(HIDDEN, np.float32)})
+        self.optimizer = fr.optim.Adagrad(self.model, RATE, eps=EPSILON)
+        self.second_bias = self.model.grads["0.bias_hh_l0"]
+        self.state = None
+
+    def step(self, inputs, targets):
+        model = self.model
+        model.zero_grad()
+        logits, self.state, tape = model.forward(inputs[:, None], self.state)
+        loss, dlogits = fr.cross_entropy(logits, targets[:, None])
+        dlogits *= len(inputs)  # the recipe sums over the chunk, cross_entropy takes the mean
+        tape.backward(dlogits)
+        self.second_bias[:] = 0
+        fr.clip_grad_value_(model, LIMIT)
+        self.optimizer.step()
+        return loss * len(inputs)
+
+
+def main():
+    options = arguments()
+    tokens, vocabulary = read(options.text)
+    rng = np.random.default_rng(0)
+
+    def small(*shape):
+        return (0.01 * rng.standard_normal(shape)).astype(np.float32)
+
+    weights = (
+        small(HIDDEN, vocabulary),
+        small(HIDDEN, HIDDEN),
+        np.zeros(HIDDEN, np.float32),
+        small(vocabulary, HIDDEN),
+        np.zeros(vocabulary, np.float32),
+    )
+    models = {"numpy": NumpyModel(*weights), "fastrnn": FastModel(*weights)}
+    losses, times = train(models, tokens, options.iterations)
+    curves = {name: smooth(values, vocabulary) for name, values in losses.items()}
+    difference = np.abs(curves["fastrnn"] / curves["numpy"] - 1).max()
+    us = {name: measure.quartiles(values) for name, values in times.items()}
+    ratio = us["numpy"]["median"] / us["fastrnn"]["median"]
+    env = measure.environment()
+    points = [int(k) for k in np.linspace(0, options.iterations - 1, 6)]
+    rows = [
+        ("us per iteration", *(f"{us[name]['median']:.1f}" for name in models), f"{ratio:.1f}"),
+        *(
+            (f"smooth loss after {k + 1:,}", *(f"{curves[name][k]:.4f}" for name in models), "")
+            for k in points
+        ),
+    ]
+    markdown = (
+        f"{measure.headline(env)} RNN {HIDDEN}, {CHUNK} steps, one stream of {len(tokens):,} "
+        f"characters, Adagrad {RATE}, clip {LIMIT}, {options.iterations:,} iterations.\n\n"
+        f"{measure.table(('min-char-rnn', 'NumPy', 'fastrnn', 'ratio'), rows)}\n"
+        f"Largest relative difference of the smooth loss curves: {difference:.1e}.\n"
+    )
+    print(markdown)
+    # Rounding differs and recurrent training amplifies it; a wrong gradient is off by far more.
+    if not difference < options.tolerance:
+        raise SystemExit(f"the loss curves differ by more than {options.tolerance}")
+    report = {
+        "environment": env,
+        "us_per_iteration": us,
+        "ratio": ratio,
+        "largest_relative_difference": float(difference),
+        "smooth_loss": {name: [float(curves[name][k]) for k in points] for name in models},
+        "iterations": options.iterations,
+    }
+    print("written:", measure.write("min_char_rnn", report, markdown))
+
+
+def train(models, tokens, iterations, slice_length=50):
+    """Train all models on the same chunks, in alternating slices of iterations."""
+    losses, times = {name: [] for name in models}, {name: [] for name in models}
+    chunks = (len(tokens) - 1) // CHUNK
+    for first in range(0, iterations, slice_length):
+        for name, model in models.items():
+            last = min(first + slice_length, iterations)
+            starts = [k % chunks * CHUNK for k in range(first, last)]
+            batches = [(tokens[s : s + CHUNK], tokens[s + 1 : s + CHUNK + 1]) for s in starts]
+            start = time.perf_counter()
+            losses[name] += [model.step(*batch) for batch in batches]
+            times[name].append((time.perf_counter() - start) / len(batches) * 1e6)
+    return losses, times
+
+
+def smooth(losses, vocabulary):
+    """The recipe's running average, from the loss of a uniform guess."""
+    value, curve = np.log(vocabulary) * CHUNK, []
+    for loss in losses:
+        value = 0.999 * value + 0.001 * loss
+        curve.append(value)
+    return np.array(curve)
+
+
+def read(path):
+    """A text as token ids in order of the characters' code points, and their number."""
+    if path or SHAKESPEARE.exists():
+        text = (path or SHAKESPEARE).read_text(encoding="utf-8")
+    else:
+        from pydoc_data.topics import topics
+
+        print("Tiny Shakespeare is absent; the standard library's documentation is used")
+        text = "\n".join(topics.values())
+    characters = sorted(set(text))
+    index = {character: k for k, character in enumerate(characters)}
+    return np.array([index[character] for character in text], np.int64), len(characters)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0],
+        epilog="Example: python bench/min_char_rnn.py --iterations 5000",
+    )
+    parser.add_argument("text", nargs="?", type=Path, help="default: Tiny Shakespeare")
+    parser.add_argument("--iterations", type=int, default=2000, help="default 2000")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-3, help="of the smooth loss curves (default 1e-3)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
