@@ -987,7 +987,7 @@ def adam(p, g, state, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
     m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g  # (O7)
     S = state["S"] = beta2 * state.get("S", 0) + (1 - beta2) * g * g
     step = lr / (1 - beta1**k)
-    return p - step * m / (np.sqrt(S) / np.sqrt(1 - beta2**k) + eps)  # (O8)
+    return p - step * m / (np.sqrt(S) / (1 - beta2**k) ** 0.5 + eps)  # (O8)
 
 
 def adamw(p, g, state, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
