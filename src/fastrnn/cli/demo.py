@@ -1,0 +1,32 @@
+"""Show one idea, from nothing to a result, and check it: the exit code is 1 if it fails."""
+
+from __future__ import annotations
+
+from ..tasks import TASKS, ClaimError, load
+from . import CommandError
+
+EXAMPLE = "fastrnn demo char-lm"
+
+
+def configure(parser) -> None:
+    """Add the arguments of this command."""
+    names = "\n".join(f"  {name:<10} {line}" for name, line in TASKS.items())
+    parser.description += f"\ndemos:\n{names}"
+    add = parser.add_argument
+    add("name", nargs="?", default="char-lm", metavar="NAME", help="a demo from the list (char-lm)")
+    add("--quick", action="store_true", help="a few seconds' worth of it")
+    add(
+        "--progress",
+        action="store_true",
+        default=None,
+        help="draw the progress bar even if the standard error stream is no terminal",
+    )
+
+
+def run(args) -> int:
+    """Run the demo, and return the exit code."""
+    try:
+        load(args.name).run(quick=args.quick, progress=args.progress)
+    except (ClaimError, ValueError, RuntimeError) as error:
+        raise CommandError(str(error)) from None
+    return 0

@@ -1,0 +1,5 @@
+"""Models made of the library's layers."""
+
+from .char_lm import CharLM
+
+__all__ = ["CharLM"]

@@ -1,0 +1,193 @@
+"""A language model over characters: recurrent layers between one-hot characters and a softmax.
+
+Graves 2013, "Generating sequences with recurrent neural networks"; Karpathy 2015, "The unreasonable
+effectiveness of recurrent neural networks". Training it is `fastrnn.training`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from ..data import Vocabulary
+from ..layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
+
+CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+
+
+class CharLM(Sequential):
+    """Predict the next character of a text from those before it.
+
+    Characters go in as integer ids, straight into the recurrent layers (the same as one-hot rows,
+    never built) or through an embedding; a linear layer gives the logits of the next character.
+
+    Parameters
+    ----------
+    vocabulary : str
+        The characters it knows, sorted; a character's id is its place.
+    cell : {"lstm", "gru", "rnn"}
+    hidden_size, num_layers : int
+    embedding : int
+        Width of the embedding; 0 means none.
+    dropout : float
+        Between recurrent layers.
+    dtype : {"float32", "float64"}
+    seed : int or None
+        For the initial weights.
+
+    Examples
+    --------
+    >>> from fastrnn.models import CharLM
+    >>> model = CharLM("abc", "gru", hidden_size=8, seed=0)
+    >>> logits, state = model(model.vocabulary.encode("abba").reshape(4, 1))
+    >>> logits.shape
+    (4, 1, 3)
+    >>> len("".join(model.generate("ab", 10, seed=0)))
+    10
+    """
+
+    def __init__(
+        self,
+        vocabulary: str,
+        cell: str = "lstm",
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        embedding: int = 0,
+        dropout: float = 0.0,
+        *,
+        dtype: str = "float32",
+        seed: int | None = None,
+    ):
+        if cell not in CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+        self.vocabulary = Vocabulary(vocabulary)
+        size = len(self.vocabulary)
+        seeds = [None] * 3 if seed is None else _seeds(seed)
+        layers = [Embedding(size, embedding, dtype=dtype, seed=seeds[0])] if embedding else []
+        layers += [
+            CELLS[cell](
+                embedding or size,
+                hidden_size,
+                num_layers,
+                dropout=dropout,
+                dtype=dtype,
+                seed=seeds[1],
+            ),
+            Linear(hidden_size, size, dtype=dtype, seed=seeds[2]),
+        ]
+        super().__init__(*layers)
+        self._arguments = {
+            "vocabulary": vocabulary,
+            "cell": cell,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "embedding": embedding,
+            "dropout": dropout,
+            "dtype": dtype,
+        }
+
+    def config(self) -> dict:
+        """Return the constructor's arguments, without the seed."""
+        return dict(self._arguments)
+
+    @classmethod
+    def from_config(cls, config: dict) -> CharLM:
+        """Build a model from what `config` returned; its parameters are fresh."""
+        return cls(**config)
+
+    def generate(
+        self,
+        prime: str = "",
+        length: int | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Go on from a text, character by character.
+
+        Parameters
+        ----------
+        prime : str
+            Read first, and not returned. If empty, the text goes on from a line break (or from the
+            first character of a vocabulary that has none).
+        length : int or None
+            How many characters; None: without end.
+        temperature : float >= 0
+            The logits are divided by it: below 1 for safer, above 1 for bolder text. 0: always the
+            most probable character.
+        top_k : int >= 0
+            Draw only among the `top_k` most probable characters; 0: among all.
+        seed : int or None
+
+        Yields
+        ------
+        str
+            One character at a time.
+
+        Raises
+        ------
+        ValueError
+            At once, not at the first character: if `prime` has characters that are not in the
+            vocabulary, or a number is out of its range.
+        """
+        if not (temperature >= 0 and np.isfinite(temperature)):
+            raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
+        if top_k < 0:
+            raise ValueError(f"top_k: expected an integer >= 0, got {top_k}")
+        if length is not None and length < 0:
+            raise ValueError(f"length: expected an integer >= 0, got {length}")
+        ids = self.vocabulary.encode(prime, "prime")
+        if not len(ids):
+            newline = self.vocabulary.characters.find("\n")
+            ids = np.array([max(newline, 0)])
+        return self._generate(ids, length, temperature, top_k, np.random.default_rng(seed))
+
+    def _generate(self, ids, length, temperature, top_k, rng):
+        state = None
+        for _ in range(length) if length is not None else count():
+            logits, state = self(ids.reshape(-1, 1), state)
+            ids = np.array([choose(logits[-1, 0], temperature, top_k, rng)])
+            yield self.vocabulary.characters[ids[0]]
+
+
+def choose(logits: np.ndarray, temperature: float, top_k: int, rng) -> int:
+    """Draw an index from the softmax of ``logits / temperature``.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (V,)
+    temperature : float
+        0: the index of the largest logit.
+    top_k : int
+        If not 0, only the `top_k` largest logits take part.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.models.char_lm import choose
+    >>> choose(np.array([0.0, 2.0, 1.0]), 0, 0, np.random.default_rng(0))
+    1
+    """
+    if temperature == 0:
+        return int(np.argmax(logits))
+    # In float64: float32 probabilities of a large vocabulary do not add up to 1 closely enough.
+    with np.errstate(over="ignore"):  # a tiny temperature: -inf is what it should become
+        scaled = (logits.astype(np.float64) - logits.max()) / temperature
+    if 0 < top_k < len(scaled):
+        scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
+    cumulative = np.cumsum(np.exp(scaled))
+    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    return min(int(drawn), len(scaled) - 1)
+
+
+def _seeds(seed):
+    """Return independent seeds for the layers: equal ones would give layers equal weights."""
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(3)]

@@ -1,0 +1,37 @@
+"""The ideas that `fastrnn demo NAME` shows: one short module each.
+
+A task's module has `run(quick, progress)`: it does its work, prints what it sees, and proves what
+it says with `check`. `quick` is a few seconds' worth of it, for tests.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+TASKS = {
+    "char-lm": "a character model learns a text's words and layout, from nothing, in a minute",
+}
+
+
+class ClaimError(AssertionError):
+    """What a task claims did not come true."""
+
+
+def check(claim: str, holds: bool) -> None:
+    """Print a claim that holds; raise `ClaimError` if it does not."""
+    if not holds:
+        raise ClaimError(f"did not come true: {claim}")
+    print(f"checked: {claim}")
+
+
+def load(name: str):
+    """Return the module of a task.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task; the message lists those that there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"demo: expected one of {', '.join(TASKS)}, got {name!r}")
+    return importlib.import_module(f".{name.replace('-', '_')}", __name__)

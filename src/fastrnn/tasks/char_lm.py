@@ -1,0 +1,78 @@
+"""A character model from nothing: an LSTM reads Python's documentation for about a minute.
+
+It starts as noise. What it has learnt shows in the text that it makes up afterwards: words of the
+language, lines of the right length, paragraphs. `fastrnn train` is the same job with all options.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..callbacks import EpochLog, ProgressBar
+from ..data import Streams, Vocabulary, Whole, builtin_corpus, split
+from ..models import CharLM
+from ..optim import Adam
+from ..training import Trainer
+from . import check
+
+
+def run(quick: bool = False, progress: bool | None = None) -> None:
+    """Train, print loss and speed on the way and a sample at the end; check what it has learnt.
+
+    Parameters
+    ----------
+    quick : bool
+        A small model and few steps, and claims to match.
+    progress : bool or None
+        Draw the bar; None: if the standard error stream is a terminal.
+
+    Raises
+    ------
+    ClaimError
+        If the model has not learnt what it should.
+    """
+    text = builtin_corpus()
+    vocabulary = Vocabulary.of(text)
+    training, validation = split(vocabulary.encode(text), 0.1)
+    model = CharLM(vocabulary.characters, "lstm", hidden_size=64 if quick else 256, seed=0)
+    print(f"{len(text):,} characters of Python's documentation. An untrained model writes:\n")
+    _show(_sample(model, 160))
+
+    bar = ProgressBar(progress, unit="chars")
+    trainer = Trainer(model, Adam(model, 4e-3), clip=5, callbacks=[EpochLog(bar.write, _line), bar])
+    limit = {"steps": 300} if quick else {"seconds": 50}
+    rows = trainer.fit(Streams(training, 50, 50, seed=0), Whole(validation, 50, 50), **limit)
+
+    written = _sample(model, 1000)
+    print("\nThe trained model writes:\n")
+    _show(written)
+    loss, allowed = rows[-1]["val_loss"], 2.8 if quick else 2.0
+    check(f"it predicts unseen text at {loss:.2f} < {allowed} nats per character", loss < allowed)
+    share, least = _known_words(written, text), 0.2 if quick else 0.7
+    check(f"{share:.0%} > {least:.0%} of its words are words of the text", share > least)
+    if not quick:
+        lines = written.splitlines()
+        share = sum(len(line) <= 75 for line in lines) / len(lines)
+        check(f"{share:.0%} > 80% of its lines end by column 75, as the text's do", share > 0.8)
+
+
+def _sample(model, length):
+    return "".join(model.generate(length=length, temperature=0.6, seed=1))
+
+
+def _known_words(written, text):
+    """Return the share of the words of three letters and more that occur in the text."""
+    known = set(re.findall(r"[A-Za-z]{3,}", text))
+    words = re.findall(r"[A-Za-z]{3,}", written)
+    return sum(word in known for word in words) / max(1, len(words))
+
+
+def _line(row):
+    return (
+        f"epoch {row['epoch']:2d}  {row['seconds']:5.1f} s  loss {row['train_loss']:.3f}, on "
+        f"unseen text {row['val_loss']:.3f} nats per character  {row['tokens_per_s']:9,.0f} chars/s"
+    )
+
+
+def _show(written):
+    print("\n".join(f"    | {line}" for line in written.splitlines()) + "\n")
