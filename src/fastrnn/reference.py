@@ -16,6 +16,7 @@ again. The cache owns copies: what becomes of the caller's arrays after forward 
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -785,7 +786,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     Returns
     -------
     loss : float
-        Mean over the rows that count; 0 if none does.
+        Mean over the rows that count; NaN, as in torch, if none does (and no gradient).
     dlogits : ndarray (..., V)
 
     Raises
@@ -814,7 +815,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     N = counts.sum()
     du = np.zeros_like(u)
     if N == 0:
-        return 0.0, du.reshape(logits.shape)
+        return math.nan, du.reshape(logits.shape)
     u, k = u[counts], k[counts]
     rows = np.arange(N)
     m = u.max(1, keepdims=True)
