@@ -22,7 +22,7 @@ listed = $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml",
 
 # Whatever the extension module is made of. Python files need no build: the install is editable.
 BUILT_FROM := setup.py pyproject.toml src/fastrnn/_version.py $(wildcard src/fastrnn/*.pyx \
-              src/fastrnn/*.pxd csrc/sources.mk csrc/*.[ch] csrc/include/*.h csrc/kernels/*.[ch])
+              src/fastrnn/*.px[di] csrc/sources.mk csrc/*.[ch] csrc/include/*.h csrc/kernels/*.[ch])
 
 build: $(VENV)/.built
 
@@ -86,8 +86,8 @@ lint: build $(VENV)/.extra-dev
 	@$(MAKE) -s -C csrc warnings
 	@$(PY) -m mypy.stubtest fastrnn._core
 
-dist: build
-	@rm -rf dist src/*.egg-info && $(PIP) install build && $(PY) -m build --no-isolation >/dev/null && ls -l dist
+dist: build $(VENV)/.extra-dev
+	@rm -rf dist src/*.egg-info && $(PY) -m build --no-isolation >/dev/null && ls -l dist
 
 clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so

@@ -16,12 +16,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
-INCLUDE_DIRS = [str(CSRC / "include"), str(CSRC)]
+INCLUDE_DIRS = [str(CSRC / "include"), str(CSRC), numpy.get_include()]
 CORE = dict(re.findall(r"^(\w+)\s*:=\s*(.*)$", (CSRC / "sources.mk").read_text(), re.MULTILINE))
 UNITS = {CSRC / name for key in CORE if key.startswith("SOURCES") for name in CORE[key].split()}
 INCLUDED = {*CSRC.glob("*.[ch]"), *CSRC.glob("include/*.h"), *CSRC.glob("kernels/*.h")} - UNITS
@@ -30,6 +31,12 @@ ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64"}
 if sys.platform == "darwin":  # a universal build would need both lists of kernels at once
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
     ARCHITECTURES["universal2"] = ARCHITECTURES.get(platform.machine(), platform.machine())
+
+# Built with NumPy 2 headers, runs on every NumPy that pyproject.toml allows.
+MACROS = [
+    ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION"),
+    ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
+]
 
 # What Cython generates is not ours to tidy: its unused helpers and parameters stay silent.
 CYTHON_CFLAGS = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
@@ -63,14 +70,15 @@ class BuildCore(build_ext):
 
     def _object(self, source, flags):
         """Path of the object made from `source`, compiled now unless a fresh one is there."""
-        command = repr((getattr(self.compiler, "compiler_so", ""), flags, self.include_dirs))
+        compiler = getattr(self.compiler, "compiler_so", self.compiler.compiler_type)
+        command = repr((compiler, flags, sys.version, numpy.__version__))
         digest = hashlib.sha256(command.encode()).hexdigest()[:8]
         out = Path("build", f"core.{self.plat_name}", digest)
         (obj,) = self.compiler.object_filenames([source], output_dir=str(out))
         newest = max(os.path.getmtime(path) for path in [source, __file__, *INCLUDED])
         if not os.path.exists(obj) or os.path.getmtime(obj) < newest:
             self.compiler.compile(
-                [source], str(out), include_dirs=INCLUDE_DIRS, extra_postargs=flags, debug=False
+                [source], str(out), MACROS, INCLUDE_DIRS, extra_postargs=flags, debug=False
             )
         return obj
 

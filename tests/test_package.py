@@ -113,7 +113,7 @@ def test_the_wheel_carries_every_python_module_of_the_source_tree(wheel_files):
 
 def test_the_wheel_carries_no_sources_of_the_extension_and_no_tests(wheel_files):
     beside = [f for f in wheel_files if not re.match(r"fastrnn(/|-[\d.]+\.dist-info/)", f)]
-    assert beside + [f for f in wheel_files if re.search(r"\.(c|h|pyx|pxd|mk)$", f)] == []
+    assert beside + [f for f in wheel_files if re.search(r"\.(c|h|pyx|pxd|pxi|mk)$", f)] == []
 
 
 def test_the_runtime_requirements_are_exactly_numpy_safetensors_and_tqdm(metadata):
