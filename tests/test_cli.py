@@ -1,5 +1,6 @@
 """The command line, as a user meets it: output, exit codes, files, and errors in one line."""
 
+import errno
 import json
 import os
 import re
@@ -53,8 +54,8 @@ def error_of(capsys, command, code, *arguments):
 def assert_same_training(one, other):
     """Everything but the clock is equal, bit for bit, in two saved trainings."""
     a, b = load_training(one), load_training(other)
-    for name in a.model:
-        assert np.array_equal(a.model[name], b.model[name]), name
+    for name, value in a.model.state_dict().items():
+        assert np.array_equal(value, b.model.state_dict()[name]), name
     for saved in (a, b):
         for key in ("seconds", "epoch_seconds"):
             del saved.trainer["progress"][key]
@@ -324,17 +325,27 @@ def test_a_text_that_cannot_be_trained_on_is_refused(content, message, folder, c
 
 def test_a_text_that_is_not_there_is_refused(folder, capsys):
     message = error_of(capsys, "train", 1, "none.txt")
-    assert message == "cannot read none.txt: No such file or directory"
+    assert message == "none.txt: No such file or directory"
 
 
 @pytest.mark.parametrize(
     ("out", "reason"),
-    [("none/m.safetensors", "No such file or directory"), (".", "is a directory")],
+    [("none/m.safetensors", "No such file or directory"), (".", "Is a directory")],
 )
 def test_an_unwritable_path_is_refused_before_training(out, reason, folder, capsys):
     message = error_of(capsys, "train", 1, "text.txt", *SMALL, "--out", out)
     assert message == f"--out: cannot write {out}: {reason}"
     assert os.listdir(folder) == ["text.txt"]
+
+
+def test_a_disk_that_fills_up_during_training_ends_it_with_one_line(folder, monkeypatch, capsys):
+    def full(model, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr("fastrnn.callbacks.save", full)
+    assert train("--epochs", "1", "--json") == 1
+    message = "fastrnn train: error: model.safetensors: No space left on device\n"
+    assert capsys.readouterr() == ("", message)
 
 
 # Sampling
@@ -363,7 +374,7 @@ def test_a_prime_of_unknown_characters_is_refused_by_name(trained, capsys):
 
 def test_a_model_that_is_not_there_is_refused(folder, capsys):
     message = error_of(capsys, "sample", 1, "none.safetensors")
-    assert message == "cannot read none.safetensors: No such file or directory"
+    assert message == "none.safetensors: No such file or directory"
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(200), b"\xff" * 300])

@@ -1,24 +1,34 @@
 """The file that an interrupted training goes on from.
 
-One safetensors file: the model's parameters, the optimizer's state and the carried recurrent state
-as tensors; everything else (configuration, step, epoch, position in the data, best loss) as JSON in
-the metadata. There is no random generator in it because there is no running one: whatever is drawn
-during a training is drawn from the seed and the epoch's number.
+One safetensors file with everything that the next step depends on. As tensors: the model's
+parameters (``0.weight_ih_l0``), the optimizer's memory and the carried recurrent state
+(``trainer/...``). As JSON in the metadata: the model's configuration, epoch, step, position in the
+data, best loss, and the caller's options. There is no random generator in it because none is
+running: whatever a training draws, it draws from the seed and the number of the epoch.
 
-It is not what `fastrnn.load` reads; that is the best model, in a file of its own.
+It is not the file that `fastrnn.load` reads; that holds the best model, this one the latest.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .checkpoint import read_tensors, write_tensors
+from .module import Module, build, describe
 
 FORMAT = "fastrnn training 1"
+
+
+class SavedTraining(NamedTuple):
+    """What `load_training` returns: model, `Trainer.state_dict`, and the caller's options."""
+
+    model: Module
+    trainer: dict
+    options: dict
 
 
 def last_path(path) -> Path:
@@ -27,75 +37,77 @@ def last_path(path) -> Path:
     return path.with_name(f"{path.stem}.last{path.suffix}")
 
 
-@dataclass
-class SavedTraining:
-    """What `load_training` read: the arguments it was saved with, as plain data and arrays."""
-
-    options: dict
-    model: dict
-    trainer: dict
-
-
-def save_training(trainer, path, options: dict) -> None:
-    """Write a training to a file, atomically.
+def save_training(trainer, path, options: dict | None = None) -> None:
+    """Write a training to a file; an older file is replaced when the new one is complete.
 
     Parameters
     ----------
     trainer : Trainer
     path : str or Path
-    options : dict
+    options : dict, optional
         Whatever JSON can hold: for `load_training` to give back.
+
+    Raises
+    ------
+    OSError
+        Names `path`; the older file is as it was.
     """
-    tensors = {}
+    tensors = trainer.model.state_dict()
     content = {
-        "options": options,
-        "model": trainer.model.state_dict(),
-        "trainer": trainer.state_dict(),
+        "model": describe(trainer.model),
+        "trainer": _take_arrays(trainer.state_dict(), "trainer", tensors),
+        "options": options or {},
     }
-    skeleton = _to_json(content, "", tensors)
-    write_tensors(path, tensors, {"format": FORMAT, "content": json.dumps(skeleton)})
+    write_tensors(path, tensors, {"format": FORMAT, "content": json.dumps(content)})
 
 
 def load_training(path) -> SavedTraining:
     """Read what `save_training` wrote.
 
+    Parameters
+    ----------
+    path : str or Path
+
     Raises
     ------
-    FileNotFoundError, OSError
     ValueError
-        "model.last.safetensors: not a training saved by fastrnn (...)".
+        ``PATH: expected format 'fastrnn training 1', got 'fastrnn model 1'``, ``PATH: cannot build
+        the training (REASON)``, or that the file is truncated.
+    OSError
+        Names `path`.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: expected a training saved by fastrnn (format {FORMAT!r}), "
-            f"got format {metadata.get('format')!r}"
-        )
-    return SavedTraining(**_from_json(json.loads(metadata["content"]), tensors))
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {metadata.get('format')!r}")
+    try:
+        content = json.loads(metadata["content"])
+        trainer = _put_arrays(content["trainer"], tensors)
+        model = build(content["model"])
+        model.load_state_dict(tensors)  # what is left of them
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot build the training ({error})") from error
+    return SavedTraining(model, trainer, content["options"])
 
 
-def _to_json(tree, name, tensors):
-    """Move the arrays of a tree of dicts, tuples and scalars to `tensors`; leave their names."""
+def _take_arrays(tree, name, tensors):
+    """Return a tree of dicts, tuples, numbers and arrays as JSON can hold it; fill `tensors`."""
     if isinstance(tree, np.ndarray):
-        tensors[name] = np.ascontiguousarray(tree)
+        tensors[name] = tree
         return {"tensor": name}
     if isinstance(tree, dict):
-        return {
-            "dict": {k: _to_json(v, f"{name}.{k}" if name else k, tensors) for k, v in tree.items()}
-        }
-    if isinstance(tree, (tuple, list)):
-        return {
-            type(tree).__name__: [_to_json(v, f"{name}.{k}", tensors) for k, v in enumerate(tree)]
-        }
-    return tree.item() if isinstance(tree, np.generic) else tree
+        return {"dict": {k: _take_arrays(v, f"{name}/{k}", tensors) for k, v in tree.items()}}
+    if isinstance(tree, tuple):
+        return {"tuple": [_take_arrays(v, f"{name}/{k}", tensors) for k, v in enumerate(tree)]}
+    return tree
 
 
-def _from_json(skeleton, tensors):
-    if not isinstance(skeleton, dict):
-        return skeleton
-    ((kind, content),) = skeleton.items()
+def _put_arrays(tree, tensors):
+    """Return the tree that `_take_arrays` took apart; empty `tensors` of its arrays."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
     if kind == "tensor":
-        return tensors[content]
+        return tensors.pop(content)
     if kind == "dict":
-        return {k: _from_json(v, tensors) for k, v in content.items()}
-    return {"tuple": tuple, "list": list}[kind](_from_json(v, tensors) for v in content)
+        return {k: _put_arrays(v, tensors) for k, v in content.items()}
+    return tuple(_put_arrays(v, tensors) for v in content)

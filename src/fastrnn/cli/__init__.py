@@ -29,6 +29,11 @@ class CommandError(Exception):
     """Something the user has to put right: told in one line, without a traceback."""
 
 
+def reason(error: OSError) -> str:
+    """Return which file it was and why: "model.safetensors: Permission denied"."""
+    return f"{error.filename}: {error.strerror}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 

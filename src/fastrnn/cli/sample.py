@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import CommandError
+from . import CommandError, reason
 from .arguments import integer, number
 
 EXAMPLE = 'fastrnn sample model.safetensors --prime "The " --length 1000 --temperature 0.7'
@@ -64,7 +64,7 @@ def load_model(path):
     try:
         model = load(path)
     except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CommandError(reason(error)) from None
     except ValueError as error:
         raise CommandError(str(error)) from None
     if not isinstance(model, CharLM):

@@ -7,15 +7,17 @@ on from there, to exactly the result of an unbroken run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import CommandError
+from . import CommandError, reason
 from .arguments import integer, number
 
 EXAMPLE = "fastrnn train book.txt --hidden 256 --layers 2 --epochs 20 --out book.safetensors"
@@ -130,7 +132,7 @@ def run(args) -> int:
     except NonFiniteError as error:
         raise CommandError(f"{error}. {_what_is_kept(args.out, trainer)}") from None
     except OSError as error:
-        raise CommandError(f"cannot write {error.filename or args.out}: {error.strerror}") from None
+        raise CommandError(reason(error)) from None
     if not args.json:
         if trainer.progress.step == step:
             print("nothing left to do: the limit was reached before")
@@ -173,7 +175,7 @@ def _check_writable(out):
     """Find out before an hour of training, not after it."""
     try:
         if out.is_dir():
-            raise IsADirectoryError(21, "is a directory")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
             pass
     except OSError as error:
@@ -188,7 +190,9 @@ def _load_saved(out):
         return load_training(path)
     except FileNotFoundError:
         raise CommandError(f"--resume: there is no {path} to go on from") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CommandError(f"--resume: {reason(error)}") from None
+    except ValueError as error:
         raise CommandError(f"--resume: {error}") from None
 
 
@@ -203,7 +207,7 @@ def _read_text(options):
         else:
             text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+        raise CommandError(reason(error)) from None
     except UnicodeDecodeError as error:
         raise CommandError(
             f"{path}: expected text in UTF-8, got byte {error.object[error.start]:#04x} "
@@ -229,20 +233,23 @@ def _assemble(text, options, saved):
     size = options["batch_size"], options["seq_len"]
     data = Streams(train_ids, *size, seed=options["seed"])
     validation = Whole(val_ids, *size) if options["val_fraction"] else None
-    model = CharLM(
-        vocabulary.characters,
-        options["cell"],
-        options["hidden"],
-        options["layers"],
-        options["embed"],
-        options["dropout"],
-        seed=options["seed"],
+    model = (
+        saved.model
+        if saved
+        else CharLM(
+            vocabulary.characters,
+            options["cell"],
+            options["hidden"],
+            options["layers"],
+            options["embed"],
+            options["dropout"],
+            seed=options["seed"],
+        )
     )
     kinds = {k.lower(): getattr(optim, k) for k in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad")}
     optimizer = kinds[options["optimizer"]](model, options["lr"])
     trainer = Trainer(model, optimizer, clip=options["clip"])
     if saved:
-        model.load_state_dict(saved.model)
         trainer.load_state_dict(saved.trainer)
         optimizer.lr = options["lr"]
     return trainer, data, validation
