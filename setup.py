@@ -47,7 +47,8 @@ class BuildCore(build_ext):
 
     def build_extension(self, ext):
         (generated,) = cythonize([ext], build_dir="build/cython", language_level=3, quiet=True)
-        flags = {path: self._flags(path) for path in [*generated.sources, *self._core_sources()]}
+        sources = [*self._core_sources(), *generated.sources]
+        flags = {path: self._flags(path) for path in reversed(sources)}  # the longest come first
         with ThreadPoolExecutor(self.parallel or 2) as pool:
             objects = list(pool.map(self._object, flags, flags.values()))
         # Linking is cheap, and a changed compiler may bring objects older than the last module.
