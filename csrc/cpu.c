@@ -1,0 +1,144 @@
+/* cpu.c: which instruction sets this machine runs, and the one in use.
+ *
+ * A processor may know AVX-512 while the operating system does not save its registers; so
+ * CPUID is believed only together with XGETBV. The choice is one pointer to a const table. */
+#include <string.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+
+/* Bits of XCR0: what the system saves. 0x6: SSE and AVX; 0xe0: AVX-512's masks and registers. */
+static uint64_t saved_registers(void)
+{
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) /* OSXSAVE */
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return ((uint64_t)d << 32) | a;
+}
+
+static int has_avx2(void)
+{
+    uint32_t a, b, c, d;
+    if ((saved_registers() & 0x6) != 0x6)
+        return 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 12))) /* FMA */
+        return 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 5));
+}
+
+static int has_avx512(void)
+{
+    const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    uint32_t a, b, c, d;
+    if (!has_avx2() || (saved_registers() & 0xe6) != 0xe6)
+        return 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
+}
+#endif
+
+static int always(void)
+{
+    return 1;
+}
+
+/* Best first. An instruction set is one line here and one file in kernels/. */
+static const struct {
+    const fr_kernels *kernels;
+    int (*available)(void);
+} sets[] = {
+#if defined(__x86_64__) && defined(__GNUC__)
+    {&fr_kernels_avx512, has_avx512},
+    {&fr_kernels_avx2, has_avx2},
+#endif
+#if defined(__aarch64__) && defined(__GNUC__)
+    {&fr_kernels_neon, always},
+#endif
+    {&fr_kernels_portable, always},
+};
+enum { SETS = sizeof sets / sizeof sets[0] };
+
+static const fr_kernels *current;
+
+const char *fr_isa_name(int index)
+{
+    return index >= 0 && index < SETS ? sets[index].kernels->isa : NULL;
+}
+
+static int find(const char *name)
+{
+    for (int i = 0; i < SETS; i++)
+        if (name ? !strcmp(name, sets[i].kernels->isa) : sets[i].available())
+            return i;
+    return -1;
+}
+
+int fr_isa_available(const char *name)
+{
+    const int i = name ? find(name) : -1;
+    return i >= 0 && sets[i].available();
+}
+
+fr_status fr_isa_select(const char *name)
+{
+    const int i = find(name);
+    if (i < 0 || !sets[i].available())
+        return FR_EISA;
+    current = sets[i].kernels;
+    return FR_OK;
+}
+
+const fr_kernels *fr_current_kernels(void)
+{
+    if (!current) /* two threads may both come here; both write the same pointer */
+        fr_isa_select(NULL);
+    return current;
+}
+
+const char *fr_isa(void)
+{
+    return fr_current_kernels()->isa;
+}
+
+/* ---- subnormals --------------------------------------------------------------------------- */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <xmmintrin.h>
+
+unsigned long fr_flush_on(void)
+{
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr(saved | 0x8040); /* flush to zero, denormals are zero */
+    return saved;
+}
+
+void fr_flush_restore(unsigned long saved)
+{
+    _mm_setcsr((unsigned)saved);
+}
+#elif defined(__aarch64__) && defined(__GNUC__)
+unsigned long fr_flush_on(void)
+{
+    unsigned long saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved | (1ul << 24)));
+    return saved;
+}
+
+void fr_flush_restore(unsigned long saved)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+}
+#else
+unsigned long fr_flush_on(void)
+{
+    return 0;
+}
+
+void fr_flush_restore(unsigned long saved)
+{
+    (void)saved;
+}
+#endif

@@ -1,0 +1,499 @@
+/* fastrnn.c: the entry points. Each checks what it is given, lays out memory, and hands the
+ * call to the kernels of the current instruction set. No arithmetic on data happens here. */
+#include "fastrnn.h"
+
+#include <string.h>
+
+#include "internal.h"
+
+const char *fr_status_text(fr_status status)
+{
+    switch (status) {
+    case FR_OK:
+        return "ok";
+    case FR_EDIM:
+        return "a size is out of range, or a product of sizes overflows";
+    case FR_EARG:
+        return "a required argument is missing, or an option is unknown";
+    case FR_EPACK:
+        return "packed weights do not belong to this layer and instruction set";
+    case FR_EISA:
+        return "instruction set unknown or not available on this machine";
+    case FR_ETHREAD:
+        return "the system would not start a thread";
+    case FR_ETOKEN:
+        return "a token is outside [0, input_size)";
+    case FR_ELENGTH:
+        return "a length is outside [0, T]";
+    case FR_EBLAS:
+        return "the BLAS failed on a product of known matrices";
+    }
+    return "unknown status";
+}
+
+/* ---- cells -------------------------------------------------------------------------------- */
+
+#define FR_RNN_TRAITS                                                                              \
+    {                                                                                              \
+        "rnn", 1, 0, 1, 0, {0, 0, 0, 0}, {0, -1, -1, -1}, {0, -1, -1, -1}, {0, 0, 0, 0}            \
+    }
+
+const fr_cell_traits fr_cells[FR_CELLS] = {
+    [FR_RNN_TANH] = FR_RNN_TRAITS,
+    [FR_RNN_RELU] = FR_RNN_TRAITS,
+    [FR_RNN_SIGMOID] = FR_RNN_TRAITS,
+    [FR_LSTM] = {"lstm", 4, 5, 4, 1, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 0, 0, 0}},
+    [FR_GRU] = {"gru", 3, 4, 4, 0, {0, 1, 3, 0}, {0, 1, 2, -1}, {0, 1, -1, 2}, {0, 0, 0, 0}},
+    [FR_GRU_BEFORE] =
+        {"gru_before", 3, 4, 3, 0, {0, 1, 2, 0}, {0, 1, 2, -1}, {0, 1, 2, -1}, {0, 0, 1, 0}},
+};
+
+/* ---- sizes -------------------------------------------------------------------------------- */
+
+static int multiply(size_t *product, size_t a, size_t b)
+{
+    if (b && a > SIZE_MAX / 2 / b)
+        return 0;
+    *product = a * b;
+    return 1;
+}
+
+/* A running offset: sections are placed one after the other, each aligned; `ok` turns 0 for
+ * good once anything overflows. */
+typedef struct arena {
+    char *base;
+    size_t used;
+    int ok;
+} arena;
+
+static size_t reserve_bytes(arena *a, size_t x, size_t y, size_t z, size_t w)
+{
+    size_t n;
+    const size_t at = (a->used + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+    a->ok = a->ok && multiply(&n, x, y) && multiply(&n, n, z) && multiply(&n, n, w) &&
+            n <= SIZE_MAX / 4 && at <= SIZE_MAX / 4;
+    if (a->ok)
+        a->used = at + n;
+    return at;
+}
+
+static char *place(arena *a, size_t x, size_t y, size_t z, size_t w)
+{
+    const size_t at = reserve_bytes(a, x, y, z, w);
+    return a->base ? a->base + at : NULL;
+}
+
+static size_t real_bytes(const fr_layer *layer)
+{
+    return layer->dtype == FR_F64 ? 8 : 4;
+}
+
+static const struct fr_typed *typed(const fr_layer *layer)
+{
+    return &fr_current_kernels()->typed[layer->dtype];
+}
+
+static int64_t panel_units(const fr_layer *layer)
+{
+    const int nr = typed(layer)->nr;
+    return (layer->hidden_size + nr - 1) / nr * nr;
+}
+
+static fr_status check_layer(const fr_layer *layer)
+{
+    if (!layer || (unsigned)layer->cell >= FR_CELLS || (unsigned)layer->dtype >= FR_DTYPES)
+        return FR_EARG;
+    /* 2^40 of anything is beyond memory; below it no index below can overflow 64 bits early. */
+    if (layer->input_size < 1 || layer->hidden_size < 1 || layer->input_size >= (1ll << 40) || layer->hidden_size >= (1ll << 40))
+        return FR_EDIM;
+    return FR_OK;
+}
+
+static fr_status check_seq(const fr_seq *seq)
+{
+    if (!seq)
+        return FR_EARG;
+    if (seq->T < 0 || seq->B < 0 || seq->T >= (1ll << 40) || seq->B >= (1ll << 40))
+        return FR_EDIM;
+    if (seq->lengths)
+        for (int64_t b = 0; b < seq->B; b++)
+            if (seq->lengths[b] < 0 || seq->lengths[b] > seq->T)
+                return FR_ELENGTH;
+    return FR_OK;
+}
+
+/* ---- packed weights ----------------------------------------------------------------------- */
+
+static const uint64_t packed_magic = 0x66617374726e6e31; /* "fastrnn1" */
+
+static int packed_layout(const fr_layer *layer, int use, fr_packed_layout *at)
+{
+    arena a = {NULL, sizeof(fr_packed_header), 1};
+    const size_t G = (size_t)fr_cells[layer->cell].gates, real = real_bytes(layer);
+    const size_t H = (size_t)layer->hidden_size, I = (size_t)layer->input_size, Hp = (size_t)panel_units(layer);
+    const size_t nr = (size_t)typed(layer)->nr;
+    memset(at, 0, sizeof *at);
+    if (use & (FR_USE_DENSE | FR_USE_TOKENS)) {
+        at->bias = reserve_bytes(&a, 4, Hp, real, 1);
+        at->R = reserve_bytes(&a, G, Hp, H, real);
+    }
+    if (use & FR_USE_DENSE)
+        at->W = reserve_bytes(&a, G, Hp, I, real);
+    if (use & FR_USE_TOKENS)
+        at->table = reserve_bytes(&a, G, Hp, I, real);
+    if (use & FR_USE_BACKWARD)
+        at->Rb = reserve_bytes(&a, G, Hp, H, real);
+    if (use & FR_USE_DX)
+        at->Wb = reserve_bytes(&a, G, (I + nr - 1) / nr * nr, H, real);
+    if (fr_blas_serial() && (use & (FR_USE_DENSE | FR_USE_DX)))
+        at->plain = reserve_bytes(&a, G, Hp, I, real);
+    at->bytes = a.used;
+    return a.ok;
+}
+
+static fr_packed_header header_of(const fr_layer *layer, int use)
+{
+    fr_packed_header h;
+    memset(&h, 0, sizeof h);
+    h.magic = packed_magic;
+    h.kernels = fr_current_kernels();
+    h.I = layer->input_size;
+    h.H = layer->hidden_size;
+    h.cell = (int32_t)layer->cell;
+    h.dtype = (int32_t)layer->dtype;
+    h.use = use;
+    h.blas = fr_blas_serial();
+    return h;
+}
+
+size_t fr_packed_bytes(const fr_layer *layer, int use)
+{
+    fr_packed_layout at;
+    if (check_layer(layer) != FR_OK || !packed_layout(layer, use, &at))
+        return 0;
+    return at.bytes;
+}
+
+fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w)
+{
+    fr_packed_layout at;
+    const fr_status status = check_layer(layer);
+    if (status != FR_OK)
+        return status;
+    if (!packed || !w || !w->w_ih || !w->w_hh || use < 1 || use > 15)
+        return FR_EARG;
+    if (!packed_layout(layer, use, &at))
+        return FR_EDIM;
+    const fr_packed_header header = header_of(layer, use);
+    memcpy(packed, &header, sizeof header);
+    typed(layer)->pack(layer, use, packed, &at, w);
+    return FR_OK;
+}
+
+/* Packed weights name what they were made for; a call that needs more is refused. */
+static fr_status check_packed(const fr_layer *layer, const void *packed, int use,
+                              fr_packed_layout *at)
+{
+    fr_packed_header have;
+    if (!packed)
+        return FR_EARG;
+    memcpy(&have, packed, sizeof have);
+    const fr_packed_header want = header_of(layer, have.use);
+    if (memcmp(&have, &want, sizeof have) || (have.use & use) != use)
+        return FR_EPACK;
+    return packed_layout(layer, have.use, at) ? FR_OK : FR_EDIM;
+}
+
+/* ---- the rows of a ragged batch ----------------------------------------------------------- */
+
+static int64_t longest(const fr_seq *seq)
+{
+    int64_t T = seq->lengths ? 0 : seq->T;
+    if (seq->lengths)
+        for (int64_t b = 0; b < seq->B; b++)
+            if (seq->lengths[b] > T)
+                T = seq->lengths[b];
+    return T;
+}
+
+static int64_t total_rows(const fr_seq *seq)
+{
+    int64_t n = 0;
+    if (!seq->lengths)
+        return seq->T * seq->B;
+    for (int64_t b = 0; b < seq->B; b++)
+        n += seq->lengths[b];
+    return n;
+}
+
+/* Longest first, ties in order of batch index: a counting sort, so that a result never depends
+ * on a sorting routine. Fills order, len and first. */
+static void sort_rows(const fr_seq *seq, int64_t T, int64_t *order, int64_t *len, int64_t *first)
+{
+    memset(first, 0, (size_t)(T + 1) * sizeof *first);
+    for (int64_t b = 0; b < seq->B; b++)
+        first[seq->lengths[b]]++; /* first[l]: rows of length l */
+    int64_t longer = 0;
+    for (int64_t l = T; l >= 0; l--) { /* first[l]: rows longer than l, where length l begins */
+        const int64_t n = first[l];
+        first[l] = longer;
+        longer += n;
+    }
+    for (int64_t b = 0; b < seq->B; b++) {
+        const int64_t j = first[seq->lengths[b]]++;
+        order[j] = b;
+        len[j] = seq->lengths[b];
+    }
+    /* Now first[l] counts the rows of length >= l, so first[s + 1] those active at step s. */
+    int64_t sum = 0;
+    for (int64_t s = 0; s < T; s++) {
+        const int64_t active = first[s + 1];
+        first[s] = sum;
+        sum += active;
+    }
+    first[T] = sum;
+}
+
+/* ---- one call ----------------------------------------------------------------------------- */
+
+/* Lays a call's scratch out from `base` (NULL: only count). Returns the bytes, 0 if too many. */
+static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int training, int tokens,
+                      char *base)
+{
+    const fr_layer *layer = &call->layer;
+    const fr_cell_traits *cell = &fr_cells[layer->cell];
+    const size_t real = real_bytes(layer), B = (size_t)seq->B, Hp = (size_t)panel_units(layer);
+    const size_t I = (size_t)layer->input_size, G = (size_t)cell->gates, D = (size_t)cell->dslots;
+    const size_t nr = (size_t)typed(layer)->nr;
+    arena a = {base, 0, 1};
+
+    call->Hp = (int64_t)Hp;
+    call->rows.T = longest(seq);
+    call->rows.B = seq->B;
+    call->rows.reverse = seq->reverse != 0;
+    call->rows.reset = seq->reset;
+    call->plan = fr_make_plan(layer, call->rows.T, seq->B, fr_get_num_threads(), (int)nr, backward);
+    call->blas = fr_blas_serial() != 0;
+    const size_t threads = (size_t)call->plan.threads;
+    size_t chunk_rows;
+    if (!multiply(&chunk_rows, (size_t)call->plan.chunk, B))
+        return 0;
+
+    call->barriers = (fr_barrier *)place(&a, threads + 1, sizeof(fr_barrier), 1, 1);
+    if (seq->lengths) {
+        call->rows.order = (int64_t *)place(&a, B, 8, 1, 1);
+        call->rows.len = (int64_t *)place(&a, B, 8, 1, 1);
+        call->rows.first = (int64_t *)place(&a, (size_t)call->rows.T + 1, 8, 1, 1);
+    }
+    call->zeros = place(&a, D > G ? D : G, Hp, real, 1);
+    call->pointers_stride = (size_t)FR_ROW_ARRAYS * B * sizeof(void *);
+    if (backward || !tokens)
+        call->pointers_stride += (backward ? 6 : 1) * chunk_rows * sizeof(void *);
+    call->pointers = place(&a, threads, call->pointers_stride, 1, 1);
+    if (!backward) {
+        if (cell->has_c && !training)
+            call->c_start = place(&a, B, Hp, real, 1);
+        if (layer->cell == FR_GRU_BEFORE && !training)
+            call->gates = place(&a, B, (size_t)cell->slots, Hp, real);
+        if (!tokens) {
+            call->xw = place(&a, chunk_rows, G, Hp, real);
+            call->work_stride = call->blas ? chunk_rows * I * real : 0;
+        }
+    } else {
+        call->carry_h = place(&a, B, Hp, real, 1);
+        call->carry_c = place(&a, B, Hp, real, 1);
+        call->dG[0] = place(&a, chunk_rows, D, Hp, real);
+        call->dG[1] = place(&a, chunk_rows, D, Hp, real);
+        if (tokens)
+            call->dtable = place(&a, I, G, Hp, real);
+        /* Either the blocks of our own product, or rows gathered for a foreign one. */
+        const size_t wide = (I + nr - 1) / nr * nr + 2 * Hp;
+        size_t work = FR_MC * (FR_KC + 16) + FR_KC * wide;
+        if (call->blas && work < (FR_KC + chunk_rows) * (I + Hp))
+            work = (FR_KC + chunk_rows) * (I + Hp);
+        call->work_stride = work * real;
+    }
+    call->work_stride = (call->work_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+    call->work = place(&a, threads, call->work_stride, 1, 1);
+    return a.ok ? a.used + FR_ALIGN : 0;
+}
+
+static size_t scratch_bytes(const fr_layer *layer, const fr_seq *seq, int backward, int training,
+                            int tokens)
+{
+    fr_call call = {.layer = {.input_size = 0}};
+    if (check_layer(layer) != FR_OK || check_seq(seq) != FR_OK)
+        return 0;
+    call.layer = *layer;
+    return lay_out(&call, seq, backward, training, tokens, NULL);
+}
+
+size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
+{
+    if (check_layer(layer) != FR_OK || check_seq(seq) != FR_OK)
+        return 0;
+    const fr_cell_traits *cell = &fr_cells[layer->cell];
+    const size_t Hp = (size_t)panel_units(layer), real = real_bytes(layer);
+    arena a = {NULL, FR_ALIGN, 1}; /* never 0 bytes, even for a cell that keeps nothing */
+    reserve_bytes(&a, (size_t)total_rows(seq), (size_t)cell->slots, Hp, real);
+    if (cell->has_c)
+        reserve_bytes(&a, (size_t)seq->B, Hp, real, 1);
+    return a.ok ? a.used : 0;
+}
+
+size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training)
+{
+    const size_t dense = scratch_bytes(layer, seq, 0, training, 0);
+    const size_t tokens = scratch_bytes(layer, seq, 0, training, 1);
+    return dense && tokens ? (dense > tokens ? dense : tokens) : 0;
+}
+
+size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens)
+{
+    return scratch_bytes(layer, seq, 1, 1, tokens);
+}
+
+fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward)
+{
+    fr_status status = check_layer(layer);
+    if (status == FR_OK)
+        status = check_seq(seq);
+    if (status == FR_OK)
+        *plan = fr_make_plan(layer, longest(seq), seq->B, fr_get_num_threads(), typed(layer)->nr,
+                             backward);
+    return status;
+}
+
+static fr_status check_tokens(const fr_layer *layer, const fr_seq *seq, const fr_tokens *tokens)
+{
+    for (int64_t b = 0; b < seq->B; b++) {
+        const int64_t n = seq->lengths ? seq->lengths[b] : seq->T;
+        for (int64_t t = 0; t < n; t++) {
+            const int64_t token = tokens->p[t * tokens->st + b * tokens->sb];
+            if (token < 0 || token >= layer->input_size)
+                return FR_ETOKEN;
+        }
+    }
+    return FR_OK;
+}
+
+/* What forward and backward share: checks, then scratch laid out and cleared where it must be. */
+static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, const void *packed,
+                       int use, const fr_array *x, const fr_tokens *tokens, void *scratch,
+                       int backward, int training)
+{
+    fr_status status = check_layer(layer);
+    if (status == FR_OK)
+        status = check_seq(seq);
+    if (status == FR_OK)
+        status = check_packed(layer, packed, use, &call->at);
+    if (status != FR_OK)
+        return status;
+    const int empty = seq->T == 0 || seq->B == 0;
+    if (!scratch || (!empty && !x->p && !tokens->p))
+        return FR_EARG;
+    const int by_token = !x->p && tokens->p;
+    if (by_token && !empty && (status = check_tokens(layer, seq, tokens)) != FR_OK)
+        return status;
+    call->layer = *layer;
+    call->packed = packed;
+    call->x = *x;
+    if (by_token)
+        call->tokens = *tokens;
+    char *base = scratch;
+    if (!lay_out(call, seq, backward, training, by_token, base))
+        return FR_EDIM;
+    memset(call->barriers, 0, sizeof(fr_barrier) * (size_t)(call->plan.threads + 1));
+    memset(call->zeros, 0,
+           (size_t)(fr_cells[layer->cell].dslots > fr_cells[layer->cell].gates
+                        ? fr_cells[layer->cell].dslots
+                        : fr_cells[layer->cell].gates) *
+               (size_t)call->Hp * real_bytes(layer));
+    if (seq->lengths)
+        sort_rows(seq, call->rows.T, (int64_t *)call->rows.order, (int64_t *)call->rows.len,
+                  (int64_t *)call->rows.first);
+    return FR_OK;
+}
+
+/* c before the first step is kept behind the reserve's rows, for backward. */
+static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserve)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const size_t rows = (size_t)total_rows(seq) * (size_t)cell->slots * (size_t)call->Hp;
+    return (char *)(uintptr_t)reserve + rows * real_bytes(&call->layer);
+}
+
+static fr_status run(fr_call *call, fr_job *job)
+{
+    if (call->rows.B == 0)
+        return FR_OK;
+    const int saved = call->blas ? fr_blas_enter() : 0;
+    const fr_status status = fr_team_run(call->plan.threads, job, call);
+    if (call->blas)
+        fr_blas_leave(saved);
+    return status;
+}
+
+fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
+{
+    fr_call call;
+    memset(&call, 0, sizeof call);
+    if (!args)
+        return FR_EARG;
+    const int use = args->x.p || !args->tokens.p ? FR_USE_DENSE : FR_USE_TOKENS;
+    const fr_status status = begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens,
+                                   args->scratch, 0, args->reserve != NULL);
+    if (status != FR_OK)
+        return status;
+    if (!args->y.p && seq->T && seq->B)
+        return FR_EARG;
+    call.y = args->y;
+    call.hT = args->hT;
+    call.cT = args->cT;
+    call.h0 = args->h0;
+    call.c0 = args->c0;
+    call.reserve = args->reserve;
+    if (call.reserve && fr_cells[layer->cell].has_c)
+        call.c_start = c_behind(&call, seq, args->reserve);
+    return run(&call, typed(layer)->forward[layer->cell]);
+}
+
+fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args)
+{
+    fr_call call;
+    memset(&call, 0, sizeof call);
+    if (!args)
+        return FR_EARG;
+    const int use = FR_USE_BACKWARD | (args->dx.p ? FR_USE_DX : 0);
+    const fr_status status = begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens,
+                                   args->scratch, 1, 1);
+    if (status != FR_OK)
+        return status;
+    if ((!args->y.p && seq->T && seq->B) || !args->reserve ||
+        (args->grads.w_ih && !args->grads.w_hh))
+        return FR_EARG;
+    call.dx = args->dx;
+    call.dx_add = args->dx_add;
+    call.dh0 = args->dh0;
+    call.dc0 = args->dc0;
+    call.grads = args->grads;
+    call.dy = args->dy;
+    call.dhT = args->dhT;
+    call.dcT = args->dcT;
+    call.y = args->y;
+    call.h0 = args->h0;
+    call.c0 = args->c0;
+    call.reserve = (char *)(uintptr_t)args->reserve;
+    call.c_start = c_behind(&call, seq, args->reserve);
+    if (!args->grads.w_ih)
+        call.dtable = NULL;
+    return run(&call, typed(layer)->backward[layer->cell]);
+}
+
+fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int64_t n)
+{
+    if ((unsigned)dtype >= FR_DTYPES || kind < 0 || kind > 2 || n < 0 || (n && (!out || !in)))
+        return FR_EARG;
+    fr_current_kernels()->typed[dtype].activation(kind, out, in, n);
+    return FR_OK;
+}

@@ -1,0 +1,181 @@
+/* gemm.c: dense products, and the provider of those that are batched over time.
+ *
+ * The only file that knows BLAS conventions. Everything here is row-major, C = op(A) op(B); a
+ * foreign provider is called through CBLAS, which takes row-major as it is. */
+#include <string.h>
+
+#include "internal.h"
+
+/* ---- providers ---------------------------------------------------------------------------- */
+
+enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
+
+typedef void sgemm32(int, int, int, int, int, int, float, const float *, int, const float *, int,
+                     float, float *, int);
+typedef void dgemm32(int, int, int, int, int, int, double, const double *, int, const double *, int,
+                     double, double *, int);
+typedef void sgemm64(int, int, int, int64_t, int64_t, int64_t, float, const float *, int64_t,
+                     const float *, int64_t, float, float *, int64_t);
+typedef void dgemm64(int, int, int, int64_t, int64_t, int64_t, double, const double *, int64_t,
+                     const double *, int64_t, double, double *, int64_t);
+
+static fr_blas provider; /* sgemm NULL: own */
+static char provider_name[32] = "own";
+static int serial; /* 0: own */
+
+int fr_blas_serial(void)
+{
+    return provider.sgemm ? serial : 0;
+}
+
+const char *fr_blas_name(void)
+{
+    return provider.sgemm ? provider_name : "own";
+}
+
+/* A data pointer that holds a function's address: ISO C has no cast for it, POSIX and Windows
+ * promise that the bits are the same. */
+#define AS_FUNCTION(type, from, to)                                                                \
+    type *to;                                                                                      \
+    memcpy(&to, &(from), sizeof to)
+
+static void call_blas(const fr_blas *blas, fr_dtype dtype, int ta, int tb, int64_t M, int64_t N,
+                      int64_t K, const void *A, int64_t lda, const void *B, int64_t ldb,
+                      double beta, void *C, int64_t ldc)
+{
+    const int a = ta ? TRANS : NO_TRANS, b = tb ? TRANS : NO_TRANS;
+    if (dtype == FR_F32 && blas->ilp64) {
+        AS_FUNCTION(sgemm64, blas->sgemm, gemm);
+        gemm(ROW_MAJOR, a, b, M, N, K, 1, A, lda, B, ldb, (float)beta, C, ldc);
+    } else if (dtype == FR_F32) {
+        AS_FUNCTION(sgemm32, blas->sgemm, gemm);
+        gemm(ROW_MAJOR, a, b, (int)M, (int)N, (int)K, 1, A, (int)lda, B, (int)ldb, (float)beta, C,
+             (int)ldc);
+    } else if (blas->ilp64) {
+        AS_FUNCTION(dgemm64, blas->dgemm, gemm);
+        gemm(ROW_MAJOR, a, b, M, N, K, 1, A, lda, B, ldb, beta, C, ldc);
+    } else {
+        AS_FUNCTION(dgemm32, blas->dgemm, gemm);
+        gemm(ROW_MAJOR, a, b, (int)M, (int)N, (int)K, 1, A, (int)lda, B, (int)ldb, beta, C,
+             (int)ldc);
+    }
+}
+
+void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t K, const void *A,
+                  int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc)
+{
+    if (M && N && K)
+        call_blas(&provider, dtype, ta, tb, M, N, K, A, lda, B, ldb, beta, C, ldc);
+}
+
+int fr_blas_enter(void)
+{
+    return provider.sgemm && provider.set_threads ? provider.set_threads(1) : 0;
+}
+
+void fr_blas_leave(int saved)
+{
+    if (provider.sgemm && provider.set_threads)
+        provider.set_threads(saved);
+}
+
+/* A^T B of small integers has one right answer in any arithmetic; a wrong integer width, a wrong
+ * order or a wrong symbol does not give it. */
+static int answers_correctly(const fr_blas *blas)
+{
+    const float af[6] = {1, 2, 3, 4, 5, 6}, bf[6] = {7, 8, 9, 10, 11, 12};
+    const double ad[6] = {1, 2, 3, 4, 5, 6}, bd[6] = {7, 8, 9, 10, 11, 12};
+    const int want[4] = {89 + 1, 98 + 1, 116 + 1, 128 + 1};
+    float cf[4] = {1, 1, 1, 1};
+    double cd[4] = {1, 1, 1, 1};
+    call_blas(blas, FR_F32, 1, 0, 2, 2, 3, af, 2, bf, 2, 1, cf, 2);
+    call_blas(blas, FR_F64, 1, 0, 2, 2, 3, ad, 2, bd, 2, 1, cd, 2);
+    for (int i = 0; i < 4; i++)
+        if (cf[i] != (float)want[i] || cd[i] != want[i])
+            return 0;
+    return 1;
+}
+
+fr_status fr_blas_select(const fr_blas *blas)
+{
+    if (!blas) {
+        memset(&provider, 0, sizeof provider);
+        return FR_OK;
+    }
+    if (!blas->sgemm || !blas->dgemm || !blas->name)
+        return FR_EARG;
+    if (!answers_correctly(blas))
+        return FR_EBLAS;
+    strncpy(provider_name, blas->name, sizeof provider_name - 1);
+    provider = *blas;
+    provider.name = provider_name;
+    serial++;
+    return FR_OK;
+}
+
+/* ---- the public product ------------------------------------------------------------------- */
+
+enum { ALIGN = FR_ALIGN, MULTIPLIES_WORTH_A_THREAD = 300000 };
+
+static size_t align_up(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* Byte offsets in scratch: barrier, panels, then a block for each thread. */
+static size_t layout(const fr_gemm_args *g, int threads, fr_gemm_call *call)
+{
+    const size_t real = g->dtype == FR_F64 ? 8 : 4;
+    const int nr = fr_current_kernels()->typed[g->dtype].nr;
+    const size_t panels = align_up((size_t)((g->N + nr - 1) / nr * nr) * (size_t)g->K * real);
+    const size_t work = align_up(FR_MC * (FR_KC + 16) * real);
+    size_t at = align_up(sizeof(fr_barrier));
+    if (call) {
+        char *base = g->scratch;
+        call->barrier = (fr_barrier *)base;
+        call->panels = base + at;
+        call->work = base + at + panels;
+        call->work_stride = work;
+    }
+    return at + panels + work * (size_t)threads;
+}
+
+static fr_status check(const fr_gemm_args *g)
+{
+    if (!g || (g->dtype != FR_F32 && g->dtype != FR_F64))
+        return FR_EARG;
+    if (g->M < 0 || g->N < 0 || g->K < 0)
+        return FR_EDIM;
+    const int64_t most = INT64_MAX / 64;
+    if ((g->N && g->K > most / (g->N + 64)) || (g->N && g->M > most / g->N) ||
+        (g->K && g->M > most / g->K))
+        return FR_EDIM;
+    if (g->lda < (g->transpose_a ? g->M : g->K) || g->ldb < (g->transpose_b ? g->K : g->N) ||
+        g->ldc < g->N)
+        return FR_EDIM;
+    return FR_OK;
+}
+
+size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
+{
+    return check(args) == FR_OK ? layout(args, fr_get_num_threads(), NULL) : 0;
+}
+
+fr_status fr_gemm(const fr_gemm_args *args)
+{
+    const fr_status status = check(args);
+    if (status != FR_OK)
+        return status;
+    if (args->M == 0 || args->N == 0)
+        return FR_OK;
+    if (!args->C || (args->K && (!args->A || !args->B)) || !args->scratch)
+        return FR_EARG;
+    fr_gemm_call call = {.args = *args};
+    const double multiplies = (double)args->M * args->N * args->K;
+    call.threads = fr_get_num_threads();
+    if (multiplies < MULTIPLIES_WORTH_A_THREAD * call.threads || args->M < call.threads)
+        call.threads = 1;
+    layout(args, call.threads, &call);
+    memset(call.barrier, 0, sizeof *call.barrier);
+    return fr_team_run(call.threads, fr_current_kernels()->typed[args->dtype].gemm, &call);
+}

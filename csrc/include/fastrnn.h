@@ -1,0 +1,223 @@
+/* fastrnn.h: recurrent networks on a CPU. This header is the manual; read it first.
+ *
+ * One call runs one layer in one direction over a whole sequence, forward or backward.
+ * Cells: vanilla RNN (tanh, relu, sigmoid), LSTM, GRU (reset after or before the product).
+ * Parameters have torch.nn's shapes and gate order; the equations are in docs/math.md.
+ *
+ *   T  time steps     B  batch     I  input size     H  hidden size
+ *   G  gates: 1 (RNN), 4 (LSTM: i f g o), 3 (GRU: r z n)
+ *
+ * Memory is the caller's. Three kinds of it, each with a function that answers its size:
+ *
+ *   packed    weights in the kernels' order; lives as long as the weights do not change
+ *   reserve   what backward needs of forward; written by forward, const in backward
+ *   scratch   one call's working space; contents undefined before and after
+ *
+ * All three must be 64-byte aligned. Nothing here allocates, except the thread team when it is
+ * first used. No Python. Safe to call from several threads at once as long as outputs and scratch
+ * are not shared.
+ *
+ * Every function that can fail returns an fr_status and writes nothing if it is not FR_OK. */
+#ifndef FASTRNN_H
+#define FASTRNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FASTRNN_VERSION "0.1.0"
+
+typedef enum fr_status {
+    FR_OK = 0,
+    FR_EDIM,    /* a size is < 1 (T and B: < 0), or a product of sizes overflows */
+    FR_EARG,    /* a pointer that must be given is NULL, or an option is unknown */
+    FR_EPACK,   /* packed weights do not belong to this layer and instruction set */
+    FR_EISA,    /* instruction set unknown, or not available on this machine */
+    FR_ETHREAD, /* the system would not start a thread */
+    FR_ETOKEN,  /* a token is outside [0, I) */
+    FR_ELENGTH, /* a length is outside [0, T] */
+    FR_EBLAS,   /* the product of known matrices came out wrong */
+} fr_status;
+
+const char *fr_status_text(fr_status status);
+
+typedef enum fr_cell {
+    FR_RNN_TANH,
+    FR_RNN_RELU,
+    FR_RNN_SIGMOID,
+    FR_LSTM,
+    FR_GRU,        /* n = tanh(x W_n + b_in + r * (h R_n + b_hn)): torch, cuDNN */
+    FR_GRU_BEFORE, /* n = tanh(x W_n + b_in + (r * h) R_n + b_hn): Cho et al. 2014 */
+    FR_CELLS
+} fr_cell;
+
+typedef enum fr_dtype { FR_F32, FR_F64, FR_DTYPES } fr_dtype;
+
+/* ---- what never changes between the calls of a layer ------------------------------------ */
+
+typedef struct fr_layer {
+    fr_cell cell;
+    fr_dtype dtype;
+    int64_t input_size, hidden_size; /* I and H; not by those names, which <complex.h> takes */
+} fr_layer;
+
+/* Parameters, or their gradients, in torch's layout, dense and row-major. Biases may be NULL. */
+typedef struct fr_weights {
+    const void *w_ih; /* (G*H, I) */
+    const void *w_hh; /* (G*H, H) */
+    const void *b_ih; /* (G*H,)   */
+    const void *b_hh; /* (G*H,)   */
+} fr_weights;
+
+typedef struct fr_weight_grads { /* added into, never overwritten */
+    void *w_ih, *w_hh, *b_ih, *b_hh;
+} fr_weight_grads;
+
+/* ---- packed weights ---------------------------------------------------------------------- */
+
+typedef enum fr_use {
+    FR_USE_DENSE = 1,    /* forward on x (T,B,I) */
+    FR_USE_TOKENS = 2,   /* forward on token ids: a table of I rows, one gathered per token */
+    FR_USE_BACKWARD = 4, /* gradients to the states (and the weights) */
+    FR_USE_DX = 8        /* gradient to x as well */
+} fr_use;
+
+size_t fr_packed_bytes(const fr_layer *layer, int use); /* 0: sizes are out of range */
+fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w);
+
+/* ---- one sequence ------------------------------------------------------------------------ */
+
+typedef struct fr_seq {
+    int64_t T, B;
+    int reverse;             /* walk from each row's last step to its first */
+    const int64_t *lengths;  /* (B,), each 0..T, any order; NULL: every row has T steps */
+    const uint8_t *reset;    /* (T,B): 1 zeroes the state before that step; NULL: never */
+} fr_seq;
+
+/* A (T,B,K) array whose last axis is dense: element (t,b,k) is p[t*st + b*sb + k]. Strides are in
+ * elements, so batch-first arrays and one direction's half of a bidirectional output need no copy. */
+typedef struct fr_array {
+    void *p;
+    ptrdiff_t st, sb;
+} fr_array;
+
+typedef struct fr_tokens {
+    const int64_t *p; /* token (t,b) is p[t*st + b*sb] */
+    ptrdiff_t st, sb;
+} fr_tokens;
+
+/* Forward. Outputs first. States are dense (B,H); c only for LSTM.
+ *   y        (T,B,H)  out  steps past a row's length are not written
+ *   hT, cT   (B,H)    out  each row's own last state; may be NULL
+ *   reserve           out  NULL: inference, nothing kept
+ *   x                 in   or tokens, when x.p is NULL
+ *   h0, c0   (B,H)    in   NULL: zeros */
+typedef struct fr_forward_args {
+    fr_array y;
+    void *hT, *cT;
+    void *reserve;
+    fr_array x;
+    fr_tokens tokens;
+    const void *h0, *c0;
+    const void *packed; /* packed for FR_USE_DENSE or FR_USE_TOKENS */
+    void *scratch;
+} fr_forward_args;
+
+size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq);
+size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training);
+fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args);
+
+/* Backward of one forward call; y, x, h0, c0 are those of that call, unchanged.
+ *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted
+ *   dh0, dc0 (B,H)    out  may be NULL
+ *   grads             in/out, added into; w_ih NULL: no weight gradients at all
+ *   dy       (T,B,H)  in   p NULL: zeros. Steps past a row's length are not read
+ *   dhT, dcT (B,H)    in   NULL: zeros */
+typedef struct fr_backward_args {
+    fr_array dx;
+    int dx_add;
+    void *dh0, *dc0;
+    fr_weight_grads grads;
+    fr_array dy;
+    const void *dhT, *dcT;
+    fr_array y;
+    fr_array x;
+    fr_tokens tokens;
+    const void *h0, *c0;
+    const void *reserve;
+    const void *packed; /* packed for FR_USE_BACKWARD, and FR_USE_DX if dx is wanted */
+    void *scratch;
+} fr_backward_args;
+
+size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
+fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args);
+
+/* ---- dense products: the layers around a recurrent one ---------------------------------- */
+
+/* C (M,N) = op(A) op(B) [+ C if accumulate] [+ bias (N,) on every row]; row-major, dense rows with
+ * leading dimensions lda, ldb, ldc; op is the transpose where the flag is set. */
+typedef struct fr_gemm_args {
+    fr_dtype dtype;
+    int64_t M, N, K;
+    void *C;
+    int64_t ldc;
+    const void *A;
+    int64_t lda;
+    int transpose_a;
+    const void *B;
+    int64_t ldb;
+    int transpose_b;
+    const void *bias;
+    int accumulate;
+    void *scratch;
+} fr_gemm_args;
+
+size_t fr_gemm_scratch_bytes(const fr_gemm_args *args);
+fr_status fr_gemm(const fr_gemm_args *args);
+
+/* 64 bits that change when the memory does: to notice that weights must be packed anew. */
+uint64_t fr_fingerprint(const void *p, size_t bytes);
+
+/* ---- element-wise, exposed for tests: kind 0 exp, 1 sigmoid, 2 tanh ---------------------- */
+fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int64_t n);
+
+/* ---- the machine ------------------------------------------------------------------------- */
+
+/* Instruction sets compiled in, best first; NULL past the end. */
+const char *fr_isa_name(int index);
+int fr_isa_available(const char *name); /* 1 if compiled in and this processor and system run it */
+const char *fr_isa(void);               /* the one in use */
+fr_status fr_isa_select(const char *name); /* before anything is packed; NULL: the best available */
+
+int fr_get_num_threads(void);
+fr_status fr_set_num_threads(int n); /* 1..FR_MAX_THREADS */
+#define FR_MAX_THREADS 64
+
+/* Which library computes the products that are batched over time (x W, dW, dR, dx). `own` is
+ * always there. A foreign one is a CBLAS, tried on a known product before it is accepted. */
+typedef struct fr_blas {
+    const char *name;    /* copied, at most 31 characters */
+    void *sgemm, *dgemm; /* cblas_sgemm, cblas_dgemm */
+    int ilp64;           /* integers are 64 bits wide */
+    /* Makes it run on the calling thread alone and returns the old number of threads, which is
+     * put back when our call ends: two pools of threads must never alternate. May be NULL. */
+    int (*set_threads)(int n);
+} fr_blas;
+fr_status fr_blas_select(const fr_blas *blas); /* NULL: own */
+const char *fr_blas_name(void);
+
+/* How a call's work is split, for people and for tests. */
+typedef struct fr_plan {
+    int threads;      /* rows * units of them */
+    int rows, units;  /* parts of the batch; parts of the hidden units */
+    int64_t chunk;    /* time steps whose batched products are done together */
+} fr_plan;
+fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,216 @@
+/* internal.h: what the files of the core share with each other and nobody else.
+ *
+ *   fastrnn.c   entry points: checks, memory layout, dispatch
+ *   plan.c      how a call is split          team.c   threads and barriers
+ *   cpu.c       which instruction set        gemm.c   dense products and the provider table
+ *   kernels/    compiled once per instruction set and element type */
+#ifndef FR_INTERNAL_H
+#define FR_INTERNAL_H
+
+#include "fastrnn.h"
+
+/* ---- cells ------------------------------------------------------------------------------- */
+
+/* Columns of a row of dG, and where each goes: slot k is added to gate w_gate[k] of the input
+ * weights and to gate r_gate[k] of the recurrent ones (-1: to none). LSTM's slots are its gates;
+ * GRU (reset after) needs four, because the candidate's two halves have different gradients. */
+typedef struct fr_cell_traits {
+    const char *name;
+    int gates;
+    int slots;      /* activations kept per unit for backward */
+    int dslots;     /* gate gradients per unit */
+    int has_c;
+    int slot_of_gate_r[4]; /* recurrent gate -> slot of dG that reaches h through it */
+    int w_gate[4], r_gate[4];
+    int r_from_rh[4]; /* the recurrent product of this slot read r*h, not h */
+} fr_cell_traits;
+
+extern const fr_cell_traits fr_cells[FR_CELLS];
+
+/* ---- rows: who is active at which step ---------------------------------------------------- */
+
+/* Rows are numbered by length, longest first, so the rows active at step s are 0 .. active(s)-1.
+ * Row j is batch index order[j]; step s of it is time index fr_time(s, j). Internal buffers hold
+ * the rows of all steps back to back: the row of (s, j) is first[s] + j. */
+typedef struct fr_rows {
+    int64_t T; /* steps walked: the longest length */
+    int64_t B;
+    int reverse;
+    const int64_t *order; /* NULL: identity */
+    const int64_t *len;   /* by row; NULL: all T */
+    const int64_t *first; /* (T+1,); NULL: s * B */
+    const uint8_t *reset; /* (T of the arrays, B) or NULL */
+} fr_rows;
+
+static inline int64_t fr_active(const fr_rows *r, int64_t s)
+{
+    return r->first ? r->first[s + 1] - r->first[s] : r->B;
+}
+
+static inline int64_t fr_row(const fr_rows *r, int64_t s, int64_t j)
+{
+    return (r->first ? r->first[s] : s * r->B) + j;
+}
+
+static inline int64_t fr_batch(const fr_rows *r, int64_t j)
+{
+    return r->order ? r->order[j] : j;
+}
+
+static inline int64_t fr_length(const fr_rows *r, int64_t j)
+{
+    return r->len ? r->len[j] : r->T;
+}
+
+static inline int64_t fr_time(const fr_rows *r, int64_t s, int64_t j)
+{
+    return r->reverse ? fr_length(r, j) - 1 - s : s;
+}
+
+static inline int fr_is_reset(const fr_rows *r, int64_t s, int64_t j)
+{
+    return r->reset && r->reset[fr_time(r, s, j) * r->B + fr_batch(r, j)];
+}
+
+/* ---- memory layout ------------------------------------------------------------------------ */
+
+/* Byte offsets inside a packed buffer; 0 means the section is absent. */
+typedef struct fr_packed_layout {
+    size_t R;     /* [panel][gate][H][NR]   forward, recurrent */
+    size_t W;     /* [panel][gate][I][NR]   forward, input */
+    size_t table; /* [I][gate][Hp]          forward, one row per token, bias included */
+    size_t bias;  /* [4][Hp]                per gate b_ih + b_hh; GRU: n has b_in, slot 3 b_hn */
+    size_t Rb;    /* [panel of H][gate][H][NR]   backward to h */
+    size_t Wb;    /* [panel of I][gate][H][NR]   backward to x */
+    size_t plain; /* [gate][Hp][I]          input weights for a foreign BLAS */
+    size_t bytes;
+} fr_packed_layout;
+
+typedef struct fr_packed_header { /* the first 64 bytes */
+    uint64_t magic;
+    const void *kernels;
+    int64_t I, H;
+    int32_t cell, dtype, use, blas;
+} fr_packed_header;
+
+/* ---- threads ------------------------------------------------------------------------------ */
+
+typedef struct fr_barrier { /* zeroed before use; n threads meet */
+    _Alignas(64) _Atomic int arrived;
+    _Alignas(64) _Atomic int phase;
+} fr_barrier;
+
+void fr_barrier_wait(fr_barrier *barrier, int n);
+
+typedef void fr_job(void *arg, int tid);
+fr_status fr_team_run(int threads, fr_job *job, void *arg); /* job(arg, 0 .. threads-1) */
+
+/* Subnormal numbers are flushed to zero inside our calls: saturated sequences would otherwise
+ * run tens of times slower. Returns what fr_flush_restore puts back. */
+unsigned long fr_flush_on(void);
+void fr_flush_restore(unsigned long saved);
+
+/* ---- one call ----------------------------------------------------------------------------- */
+
+#define FR_ALIGN 64
+#define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
+#define FR_MC 72  /* columns of dG transposed at a time */
+
+typedef struct fr_part { /* one thread's share */
+    int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
+    int64_t rows_before;   /* how many rows the parts before this one have */
+    int64_t p0, p1;        /* panels of hidden units */
+} fr_part;
+
+/* How many of a part's rows are among the first `active`. */
+static inline int64_t fr_part_active(const fr_part *part, int64_t active)
+{
+    const int64_t n = active <= part->j0 ? 0 : (active - part->j0 + part->jstep - 1) / part->jstep;
+    return n < part->nj ? n : part->nj;
+}
+
+/* Everything a walk needs, untyped; the kernels cast the pointers. */
+typedef struct fr_call {
+    fr_layer layer;
+    fr_plan plan;
+    fr_rows rows;
+    int64_t Hp; /* H rounded up to whole panels */
+    fr_barrier *barriers; /* [0] everybody, [1 + part of the batch] those that share it */
+    const char *packed;
+    fr_packed_layout at;
+    int blas; /* batched products by the foreign provider */
+    /* arrays, as in the public arguments */
+    fr_array x, y, dy, dx;
+    fr_tokens tokens;
+    const void *h0, *c0, *dhT, *dcT;
+    void *hT, *cT, *dh0, *dc0;
+    int dx_add;
+    fr_weight_grads grads;
+    char *reserve;       /* NULL: inference */
+    /* scratch */
+    char *zeros;         /* a row of zeros, as long as any row is read */
+    char *c_start;           /* [B][Hp] c before the first step; inference keeps c there */
+    char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
+    char *gates;         /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
+    char *xw;            /* [chunk * B][gates][Hp] */
+    char *dG[2];         /* [chunk * B][dslots][Hp]; chunks alternate */
+    char *dtable;        /* [I][gates][Hp]: gradient of the token table */
+    char *pointers;      /* per thread: row pointers */
+    size_t pointers_stride;
+    char *work;          /* per thread: packed blocks of a batched product */
+    size_t work_stride;
+} fr_call;
+
+/* Per-thread room for row pointers: arrays of `rows` pointers each. */
+enum { FR_ROW_ARRAYS = 13 };
+
+typedef struct fr_kernels {
+    const char *isa;
+    struct fr_typed {
+        int vl, nr;
+        void (*pack)(const fr_layer *, int use, char *packed, const fr_packed_layout *,
+                     const fr_weights *);
+        fr_job *forward[FR_CELLS];
+        fr_job *backward[FR_CELLS];
+        fr_job *gemm; /* arg: fr_gemm_call */
+        void (*activation)(int kind, void *out, const void *in, int64_t n);
+    } typed[FR_DTYPES];
+} fr_kernels;
+
+typedef struct fr_gemm_call {
+    fr_gemm_args args;
+    int threads;
+    char *panels; /* op(B), packed: [panel of N][K][NR] */
+    char *zeros;
+    char *work;   /* per thread: transposed block of A */
+    size_t work_stride;
+    fr_barrier *barrier;
+} fr_gemm_call;
+
+extern const fr_kernels fr_kernels_portable;
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const fr_kernels fr_kernels_avx2, fr_kernels_avx512;
+#endif
+#if defined(__aarch64__) && defined(__GNUC__)
+extern const fr_kernels fr_kernels_neon;
+#endif
+
+const fr_kernels *fr_current_kernels(void);
+
+/* ---- plan.c ------------------------------------------------------------------------------- */
+
+/* A pure function of its arguments. panel: units in a panel; real_bytes: 4 or 8. */
+fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                     int backward);
+fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);
+
+/* ---- gemm.c ------------------------------------------------------------------------------- */
+
+int fr_blas_serial(void); /* 0: own; otherwise a number that changes with the provider */
+/* Row-major C (M,N) = beta C + op(A) op(B), by the foreign provider, on the calling thread. */
+void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t K, const void *A,
+                  int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc);
+int fr_blas_enter(void);       /* single-threaded from here on: two pools must not alternate */
+void fr_blas_leave(int saved);
+
+#endif

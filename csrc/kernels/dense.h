@@ -1,0 +1,73 @@
+/* dense.h: the plain matrix product of fr_gemm, and element-wise functions for tests.
+ *
+ * op(B) is packed once into panels that all threads share; rows of C are split over threads.
+ * op(A) is read where it lies, or, when A is transposed, block by block through a small buffer. */
+
+static void NAME(gemm)(void *arg, int tid)
+{
+    const fr_gemm_call *call = arg;
+    const fr_gemm_args *g = &call->args;
+    const ptrdiff_t M = g->M, N = g->N, K = g->K, P = (N + NR - 1) / NR;
+    const ptrdiff_t m0 = M * tid / call->threads, m1 = M * (tid + 1) / call->threads;
+    const real *A = g->A, *B = g->B, *bias = g->bias;
+    real *C = g->C, *panels = (real *)call->panels;
+    real *transposed = (real *)(call->work + tid * call->work_stride);
+    _Alignas(64) real out[FR_MR * NR];
+    const real *a[FR_MC], *init[FR_MR];
+
+    for (ptrdiff_t p = P * tid / call->threads; p < P * (tid + 1) / call->threads; p++) {
+        const ptrdiff_t width = N - p * NR;
+        if (g->transpose_b)
+            NAME(pack_transposed)(panels + p * K * NR, B + p * NR * g->ldb, g->ldb, K, width);
+        else
+            NAME(pack_rows)(panels + p * K * NR, B + p * NR, g->ldb, K, width);
+    }
+    if (call->threads > 1)
+        fr_barrier_wait(call->barrier, call->threads);
+
+    for (int m = 0; m < FR_MR; m++)
+        init[m] = out + m * NR;
+    for (ptrdiff_t r0 = m0; r0 < m1; r0 += FR_MC)
+        for (ptrdiff_t k0 = 0; k0 < K || k0 == 0; k0 += FR_KC) {
+            const ptrdiff_t M_block = m1 - r0 < FR_MC ? m1 - r0 : FR_MC;
+            const ptrdiff_t K_block = K - k0 < FR_KC ? K - k0 : FR_KC;
+            const int add = g->accumulate || k0 > 0;
+            if (g->transpose_a)
+                for (ptrdiff_t k = 0; k < K_block; k++)
+                    for (ptrdiff_t m = 0; m < M_block; m++)
+                        transposed[m * (FR_KC + 16) + k] = A[(k0 + k) * g->lda + r0 + m];
+            for (ptrdiff_t m = 0; m < M_block; m++)
+                a[m] = g->transpose_a ? transposed + m * (FR_KC + 16) : A + (r0 + m) * g->lda + k0;
+            for (ptrdiff_t p = 0; p < P; p++) {
+                const ptrdiff_t width = N - p * NR;
+                const int half = NAME(half_panel)(width), vectors = half ? FR_NV_HALF : FR_NV;
+                for (ptrdiff_t r = 0, h; r < M_block; r += h) {
+                    h = NAME(tile_height)(M_block - r);
+                    for (ptrdiff_t m = 0; m < h; m++)
+                        for (int v = 0; v < vectors; v++) {
+                            const ptrdiff_t n = p * NR + v * VL, left = N - n;
+                            vr first = add ? vload_n(C + (r0 + r + m) * g->ldc + n, left) : vsplat(0);
+                            if (bias && k0 == 0)
+                                first += vload_n(bias + n, left);
+                            vstore(out + m * NR + v * VL, first);
+                        }
+                    NAME(tile)[half][h - 1](out, NR, init, 0, a + r, 0, K_block,
+                                            panels + (p * K + k0) * NR);
+                    for (ptrdiff_t m = 0; m < h; m++)
+                        for (int v = 0; v < vectors; v++)
+                            vstore_n(C + (r0 + r + m) * g->ldc + p * NR + v * VL,
+                                     vload(out + m * NR + v * VL), width - v * VL);
+                }
+            }
+        }
+}
+
+static void NAME(activation)(int kind, void *out, const void *in, int64_t n)
+{
+    const real *x = in;
+    real *y = out;
+    for (int64_t i = 0; i < n; i += VL) {
+        const vr v = vload_n(x + i, n - i);
+        vstore_n(y + i, kind == 0 ? vexp(v) : kind == 1 ? vsigmoid(v) : vtanh(v), n - i);
+    }
+}

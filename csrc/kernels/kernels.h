@@ -1,0 +1,35 @@
+/* kernels.h: every kernel for one instruction set, in both element types, and their table.
+ *
+ * An ISA file sets
+ *   FR_ISA      its name as an identifier (the table is fr_kernels_<FR_ISA>)
+ *   FR_VBYTES   bytes in a vector, 0 for plain C
+ *   FR_NV       vectors in a panel
+ *   FR_MR       rows in a tile: FR_MR * FR_NV accumulators must fit in the registers,
+ *               with FR_NV weights and one broadcast beside them
+ * and includes this file. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define FR_REAL_IS_DOUBLE 0
+#include "kernels/typed.h"
+#undef FR_REAL_IS_DOUBLE
+#define FR_REAL_IS_DOUBLE 1
+#include "kernels/typed.h"
+
+#define FR_STRING_(x) #x
+#define FR_STRING(x) FR_STRING_(x)
+#define FR_TYPED(t, size)                                                                          \
+    {                                                                                              \
+        FR_VBYTES ? FR_VBYTES / size : 1, FR_NV *(FR_VBYTES ? FR_VBYTES / size : 1), pack_##t,     \
+            {rnn_forward_##t, rnn_forward_##t, rnn_forward_##t, lstm_forward_##t, gru_forward_##t, \
+             gru_before_forward_##t},                                                              \
+            {rnn_backward_##t,  rnn_backward_##t, rnn_backward_##t,                                \
+             lstm_backward_##t, gru_backward_##t, gru_before_backward_##t},                        \
+            gemm_##t, activation_##t                                                               \
+    }
+
+const fr_kernels FR_CAT(fr_kernels_, FR_ISA) = {FR_STRING(FR_ISA),
+                                                {FR_TYPED(f32, 4), FR_TYPED(f64, 8)}};

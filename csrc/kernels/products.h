@@ -1,0 +1,317 @@
+/* products.h: the products that are batched over time, on rows given by pointers.
+ *
+ *   forward    xw = x W^T + b                  rows of a chunk of time steps        (.., hoisted)
+ *   backward   dx = dG W                       likewise
+ *              dW += dG^T x,  dR += dG^T h_prev,  db += column sums of dG
+ *
+ * None of them is done per step: over a chunk the weights are read once for many rows, and dG
+ * is still in cache when its products are taken. */
+
+FR_INLINE int NAME(panel_is_half)(ptrdiff_t columns, ptrdiff_t p)
+{
+    return NAME(half_panel)(columns - p * NR);
+}
+
+/* Vectors of panel p that hold at least one of `columns` columns. */
+FR_INLINE int NAME(panel_vectors)(ptrdiff_t columns, ptrdiff_t p)
+{
+    return NAME(panel_is_half)(columns, p) ? FR_NV_HALF : FR_NV;
+}
+
+/* out[r][gate*Hp + unit] = bias + x[r] . W, for n rows and the panels [p0, p1) of every gate. */
+static void NAME(input_product)(const fr_call *call, real *out, const real *const *x, ptrdiff_t n,
+                                ptrdiff_t p0, ptrdiff_t p1)
+{
+    const ptrdiff_t I = call->layer.input_size, Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
+    const ptrdiff_t ld = G * Hp;
+    const real *W = (const real *)(call->packed + call->at.W);
+    const real *bias = (const real *)(call->packed + call->at.bias);
+    const real *init[FR_MR];
+    for (int m = 0; m < FR_MR; m++)
+        init[m] = bias;
+    for (ptrdiff_t p = p0; p < p1; p++)
+        for (ptrdiff_t g = 0; g < G; g++) {
+            const int half = NAME(panel_is_half)(call->layer.hidden_size, p);
+            const real *b = W + (p * G + g) * I * NR;
+            for (ptrdiff_t r = 0, h; r < n; r += h) {
+                h = NAME(tile_height)(n - r);
+                NAME(tile)[half][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR,
+                                        x + r, 0, I, b);
+            }
+        }
+}
+
+/* The same by the foreign provider: x rows gathered, one product per gate. */
+static void NAME(input_product_blas)(const fr_call *call, real *out, const real *const *x,
+                                     ptrdiff_t n, ptrdiff_t p0, ptrdiff_t p1, real *gathered)
+{
+    const ptrdiff_t I = call->layer.input_size, Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
+    const real *plain = (const real *)(call->packed + call->at.plain);
+    const real *bias = (const real *)(call->packed + call->at.bias);
+    for (ptrdiff_t r = 0; r < n; r++) {
+        memcpy(gathered + r * I, x[r], (size_t)I * sizeof(real));
+        for (ptrdiff_t g = 0; g < G; g++)
+            memcpy(out + (r * G + g) * Hp + p0 * NR, bias + g * Hp + p0 * NR,
+                   (size_t)((p1 - p0) * NR) * sizeof(real));
+    }
+    for (ptrdiff_t g = 0; g < G; g++)
+        fr_blas_gemm(call->layer.dtype, 0, 1, n, (p1 - p0) * NR, I, gathered, I,
+                     plain + (g * Hp + p0 * NR) * I, I, 1, out + g * Hp + p0 * NR, G * Hp);
+}
+
+/* dx[r] (+)= dG[r] W for n rows; only the slots that feed the input weights. */
+static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *const *dg,
+                             ptrdiff_t n)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp, G = cell->gates;
+    const real *Wb = (const real *)(call->packed + call->at.Wb);
+    _Alignas(64) real pre[FR_MR * NR];
+    const real *init[FR_MR], *pre_row[FR_MR];
+    for (int m = 0; m < FR_MR; m++) {
+        init[m] = (const real *)call->zeros;
+        pre_row[m] = pre + m * NR;
+    }
+    for (ptrdiff_t p = 0; p * NR < I; p++) {
+        const ptrdiff_t width = I - p * NR;
+        const int half = NAME(half_panel)(width), vectors = NAME(panel_vectors)(I, p);
+        for (ptrdiff_t r = 0, h; r < n; r += h) {
+            h = NAME(tile_height)(n - r);
+            for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
+                NAME(tile)[half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
+                                        Wb + (p * G + g) * H * NR);
+            for (ptrdiff_t m = 0; m < h; m++)
+                for (int v = 0; v < vectors; v++) {
+                    real *to = dx[r + m] + p * NR + v * VL;
+                    vr sum = vload(pre + m * NR + v * VL);
+                    if (call->dx_add)
+                        sum += vload_n(to, width - v * VL);
+                    vstore_n(to, sum, width - v * VL);
+                }
+        }
+    }
+}
+
+static void NAME(dx_product_blas)(const fr_call *call, real *const *dx, const real *const *dg,
+                                  ptrdiff_t n, real *gathered)
+{
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
+    const ptrdiff_t G = fr_cells[call->layer.cell].gates, D = fr_cells[call->layer.cell].dslots;
+    const real *plain = (const real *)(call->packed + call->at.plain);
+    if (n == 0)
+        return;
+    for (ptrdiff_t g = 0; g < G; g++) /* rows of a chunk lie back to back: dg[0] is a matrix */
+        fr_blas_gemm(call->layer.dtype, 0, 0, n, I, H, dg[0] + g * Hp, D * Hp, plain + g * Hp * I,
+                     I, g != 0, gathered, I);
+    for (ptrdiff_t r = 0; r < n; r++)
+        for (ptrdiff_t k = 0; k < I; k++)
+            dx[r][k] = gathered[r * I + k] + (call->dx_add ? dx[r][k] : 0);
+}
+
+/* ---- weight gradients -------------------------------------------------------------------- */
+
+/* Panels of the right-hand sides (h_prev, r*h, x) for K rows: [panel][K][NR], zero-padded. */
+static void NAME(pack_operand)(real *dst, const real *const *rows, ptrdiff_t K, ptrdiff_t N)
+{
+    for (ptrdiff_t p = 0; p * NR < N; p++) {
+        const ptrdiff_t width = N - p * NR;
+        real *to = dst + p * K * NR;
+        if (width >= NR)
+            for (ptrdiff_t k = 0; k < K; k++)
+                for (int v = 0; v < FR_NV; v++)
+                    vstore(to + k * NR + v * VL, vload(rows[k] + p * NR + v * VL));
+        else
+            for (ptrdiff_t k = 0; k < K; k++)
+                for (ptrdiff_t n = 0; n < NR; n++)
+                    to[k * NR + n] = n < width ? rows[k][p * NR + n] : 0;
+    }
+}
+
+/* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. */
+static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_t ldt, ptrdiff_t M,
+                                ptrdiff_t K, const real *operand, ptrdiff_t N)
+{
+    _Alignas(64) real tail[FR_MR * NR];
+    const real *a[FR_MC], *c[FR_MC], *tail_row[FR_MR];
+    for (ptrdiff_t m = 0; m < M; m++) {
+        a[m] = at + m * ldt;
+        c[m] = C + m * ldc;
+    }
+    for (int m = 0; m < FR_MR; m++)
+        tail_row[m] = tail + m * NR;
+    for (ptrdiff_t p = 0; p * NR < N; p++) {
+        const ptrdiff_t width = N - p * NR;
+        const int half = NAME(half_panel)(width), vectors = half ? FR_NV_HALF : FR_NV;
+        const real *b = operand + p * K * NR;
+        for (ptrdiff_t r = 0, h; r < M; r += h) {
+            h = NAME(tile_height)(M - r);
+            if (width >= vectors * VL) {
+                NAME(tile)[half][h - 1](C + r * ldc + p * NR, ldc, c + r, p * NR, a + r, 0, K, b);
+                continue;
+            }
+            for (ptrdiff_t m = 0; m < h; m++)
+                for (int v = 0; v < vectors; v++)
+                    vstore(tail + m * NR + v * VL,
+                           vload_n(c[r + m] + p * NR + v * VL, width - v * VL));
+            NAME(tile)[half][h - 1](tail, NR, tail_row, 0, a + r, 0, K, b);
+            for (ptrdiff_t m = 0; m < h; m++)
+                for (int v = 0; v < vectors; v++)
+                    vstore_n(C + (r + m) * ldc + p * NR + v * VL, vload(tail + m * NR + v * VL),
+                             width - v * VL);
+        }
+    }
+}
+
+FR_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t n)
+{
+    return (n + NR - 1) / NR * NR;
+}
+
+/* One thread's share of dW, dR and db over n rows of dG: units [u0, u1) of every slot.
+ *   dg      rows of dG                          h, rh   rows that the recurrent product read
+ *   x       rows of x, or NULL for tokens */
+static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, const real *const *h,
+                                  const real *const *rh, const real *const *x, ptrdiff_t n,
+                                  ptrdiff_t u0, ptrdiff_t u1, real *work)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
+    const ptrdiff_t ldt = FR_KC + 16; /* not a power of two: rows of a tile fall in different sets */
+    real *dw_ih = call->grads.w_ih, *dw_hh = call->grads.w_hh;
+    real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
+    real *transposed = work, *h_panels = work + FR_MC * ldt;
+    real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
+    real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
+    real sum[FR_MC];
+
+    for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
+        const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
+        NAME(pack_operand)(h_panels, h + k0, K, H);
+        if (rh)
+            NAME(pack_operand)(rh_panels, rh + k0, K, H);
+        if (x)
+            NAME(pack_operand)(x_panels, x + k0, K, I);
+        for (int slot = 0; slot < cell->dslots; slot++)
+            for (ptrdiff_t u = u0; u < u1; u += FR_MC) {
+                const ptrdiff_t M = u1 - u < FR_MC ? u1 - u : FR_MC;
+                const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+                for (ptrdiff_t k = 0; k < K; k++) {
+                    const real *from = dg[k0 + k] + slot * Hp + u;
+                    for (ptrdiff_t m = 0; m < M; m++)
+                        transposed[m * ldt + k] = from[m];
+                    for (ptrdiff_t m = 0; m < M; m++)
+                        sum[m] = k ? sum[m] + from[m] : from[m];
+                }
+                for (ptrdiff_t m = 0; m < M; m++) {
+                    if (db_ih && wg >= 0)
+                        db_ih[wg * H + u + m] += sum[m];
+                    if (db_hh && rg >= 0)
+                        db_hh[rg * H + u + m] += sum[m];
+                }
+                if (rg >= 0)
+                    NAME(outer_product)(dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
+                                        cell->r_from_rh[slot] ? rh_panels : h_panels, H);
+                if (x && wg >= 0)
+                    NAME(outer_product)(dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K,
+                                        x_panels, I);
+            }
+    }
+}
+
+/* The same by the foreign provider. Rows are gathered dense; dg[0] is already a matrix. */
+static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *dg,
+                                       const real *const *h, const real *const *rh,
+                                       const real *const *x, ptrdiff_t n, ptrdiff_t u0,
+                                       ptrdiff_t u1, real *work)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp, ld = cell->dslots * Hp;
+    real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
+
+    for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
+        const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
+        for (int slot = 0; slot < cell->dslots; slot++) {
+            const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+            const real *from = dg[k0] + slot * Hp + u0;
+            for (ptrdiff_t u = u0; u < u1; u++) {
+                real sum = 0;
+                for (ptrdiff_t k = 0; k < K; k++)
+                    sum += from[k * ld + u - u0];
+                if (db_ih && wg >= 0)
+                    db_ih[wg * H + u] += sum;
+                if (db_hh && rg >= 0)
+                    db_hh[rg * H + u] += sum;
+            }
+            if (rg >= 0) {
+                const real *const *rows = (cell->r_from_rh[slot] ? rh : h) + k0;
+                for (ptrdiff_t k = 0; k < K; k++)
+                    memcpy(work + k * H, rows[k], (size_t)H * sizeof(real));
+                fr_blas_gemm(call->layer.dtype, 1, 0, u1 - u0, H, K, from, ld, work, H, 1,
+                             (real *)call->grads.w_hh + (rg * H + u0) * H, H);
+            }
+            if (x && wg >= 0) {
+                for (ptrdiff_t k = 0; k < K; k++)
+                    memcpy(work + k * I, x[k0 + k], (size_t)I * sizeof(real));
+                fr_blas_gemm(call->layer.dtype, 1, 0, u1 - u0, I, K, from, ld, work, I, 1,
+                             (real *)call->grads.w_ih + (wg * H + u0) * I, I);
+            }
+        }
+    }
+}
+
+/* Tokens: the gradient of the table's row is the sum of dG over the places it was read. */
+static void NAME(scatter_tokens)(const fr_call *call, const real *const *dg, const int64_t *tokens,
+                                 ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
+{
+    const ptrdiff_t Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
+    real *dtable = (real *)call->dtable;
+    for (ptrdiff_t r = 0; r < n; r++)
+        for (ptrdiff_t g = 0; g < G; g++) {
+            real *to = dtable + (tokens[r] * G + g) * Hp;
+            const real *from = dg[r] + g * Hp;
+            for (ptrdiff_t u = u0; u < u1; u++)
+                to[u] += from[u];
+        }
+}
+
+static void NAME(clear_table)(const fr_call *call, ptrdiff_t u0, ptrdiff_t u1)
+{
+    const ptrdiff_t Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
+    for (ptrdiff_t r = 0; r < call->layer.input_size * G; r++)
+        memset((real *)call->dtable + r * Hp + u0, 0, (size_t)(u1 - u0) * sizeof(real));
+}
+
+static void NAME(add_table)(const fr_call *call, ptrdiff_t u0, ptrdiff_t u1)
+{
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, I = call->layer.input_size;
+    const ptrdiff_t G = fr_cells[call->layer.cell].gates;
+    const real *dtable = (const real *)call->dtable;
+    real *dw_ih = call->grads.w_ih;
+    for (ptrdiff_t g = 0; g < G; g++)
+        for (ptrdiff_t u = u0; u < u1; u++)
+            for (ptrdiff_t k = 0; k < I; k++)
+                dw_ih[(g * H + u) * I + k] += dtable[(k * G + g) * Hp + u];
+}
+
+/* One thread's share of a chunk's products: weight gradients of units [u0, u1), dx of rows
+ * [r0, r1). Everybody's dG must be complete. */
+static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) *c, ptrdiff_t n,
+                                 ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1, real *work)
+{
+    const real *const *rh = fr_cells[call->layer.cell].r_from_rh[2] ? c->rh : NULL;
+    const real *const *x = call->x.p ? c->x : NULL;
+    if (call->grads.w_ih && u1 > u0) {
+        if (call->blas)
+            NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, work);
+        else
+            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, work);
+        if (call->dtable)
+            NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1);
+    }
+    if (call->dx.p) {
+        if (call->blas)
+            NAME(dx_product_blas)(call, c->dx + r0, c->dg + r0, r1 - r0, work);
+        else
+            NAME(dx_product)(call, c->dx + r0, c->dg + r0, r1 - r0);
+    }
+}

@@ -1,0 +1,230 @@
+/* rows.h: from (step, row) to addresses, and the two products a step makes on them.
+ *
+ * A step works on rows of many buffers at once. Their addresses are computed once per step
+ * into small arrays, and every panel of the step then reads them from there. */
+
+typedef struct NAME(row_arrays) {
+    /* forward and backward */
+    const real **hprev; /* h_{t-1}: a row of y, of h0, or zeros */
+    const real **cprev; /* c_{t-1}, likewise */
+    real **gates;       /* this step's slots in the reserve */
+    /* forward */
+    const real **xw; /* x W + b: a row of the chunk, or of the token table */
+    real **h;        /* this step's output; backward only reads it */
+    real **c;
+    /* backward */
+    const real **dy;
+    const real **dh_init; /* what reaches h_t beside dy and dG_{t+1} R^T */
+    const real **dc_in;
+    const real **dg_next; /* dG_{t+1} */
+    real **dg;
+    real **carry_h, **carry_c; /* what this step hands to the one before it */
+} NAME(row_arrays);
+
+typedef struct NAME(chunk_rows) {
+    const real **dg, **h, **rh, **x;
+    real **dx;
+    int64_t *token;
+} NAME(chunk_rows);
+
+/* This thread's arrays; what is left behind them is returned. */
+static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) *a)
+{
+    const size_t B = (size_t)call->rows.B;
+    const void **next = (const void **)(call->pointers + tid * call->pointers_stride);
+    const void ***slot[FR_ROW_ARRAYS] = {
+        (const void ***)&a->hprev, (const void ***)&a->cprev,   (const void ***)&a->gates,
+        (const void ***)&a->xw,    (const void ***)&a->h,       (const void ***)&a->c,
+        (const void ***)&a->dy,    (const void ***)&a->dh_init, (const void ***)&a->dc_in,
+        (const void ***)&a->dg_next, (const void ***)&a->dg,    (const void ***)&a->carry_h,
+        (const void ***)&a->carry_c};
+    for (int i = 0; i < FR_ROW_ARRAYS; i++, next += B)
+        *slot[i] = next;
+    return next;
+}
+
+static void NAME(bind_chunk)(const fr_call *call, const void **next, NAME(chunk_rows) *c)
+{
+    const size_t n = (size_t)(call->plan.chunk * call->rows.B);
+    c->dg = (const real **)next;
+    c->h = (const real **)(next + n);
+    c->rh = (const real **)(next + 2 * n);
+    c->x = (const real **)(next + 3 * n);
+    c->dx = (real **)(next + 4 * n);
+    c->token = (int64_t *)(next + 5 * n);
+}
+
+FR_INLINE const real *NAME(at)(const fr_array *a, int64_t t, int64_t b)
+{
+    return (const real *)a->p + t * a->st + b * a->sb;
+}
+
+/* h that enters step s of row j. */
+FR_INLINE const real *NAME(h_before)(const fr_call *call, int64_t s, int64_t j)
+{
+    const fr_rows *rows = &call->rows;
+    const int64_t b = fr_batch(rows, j);
+    if (fr_is_reset(rows, s, j) || (s == 0 && !call->h0))
+        return (const real *)call->zeros;
+    if (s == 0)
+        return (const real *)call->h0 + b * call->layer.hidden_size;
+    return NAME(at)(&call->y, fr_time(rows, s - 1, j), b);
+}
+
+FR_INLINE real *NAME(reserve_row)(const fr_call *call, int64_t s, int64_t j)
+{
+    return (real *)call->reserve +
+           fr_row(&call->rows, s, j) * fr_cells[call->layer.cell].slots * call->Hp;
+}
+
+/* c that enters step s of row j, and where step s leaves its own. c is the last slot of the
+ * reserve; before the first step, and in inference always, it is in carry_c. */
+FR_INLINE real *NAME(c_of_step)(const fr_call *call, int64_t s, int64_t j)
+{
+    if (s < 0 || !call->reserve)
+        return (real *)call->c_start + j * call->Hp;
+    return NAME(reserve_row)(call, s, j) + (fr_cells[call->layer.cell].slots - 1) * call->Hp;
+}
+
+/* to[0..n) = from, or zeros where there is none. */
+FR_INLINE void NAME(copy_state)(real *to, const real *from, ptrdiff_t n)
+{
+    if (from)
+        memcpy(to, from, (size_t)n * sizeof(real));
+    else
+        memset(to, 0, (size_t)n * sizeof(real));
+}
+
+static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, int64_t s,
+                                    const real *xw, const NAME(row_arrays) *a)
+{
+    const fr_rows *rows = &call->rows;
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t Hp = call->Hp;
+    const int64_t n = fr_part_active(part, fr_active(rows, s));
+    for (int64_t q = 0; q < n; q++) {
+        const int64_t j = part->j0 + q * part->jstep, b = fr_batch(rows, j);
+        const int64_t t = fr_time(rows, s, j);
+        a->hprev[q] = NAME(h_before)(call, s, j);
+        a->h[q] = (real *)NAME(at)(&call->y, t, b);
+        if (call->tokens.p)
+            a->xw[q] = (const real *)(call->packed + call->at.table) +
+                       call->tokens.p[t * call->tokens.st + b * call->tokens.sb] * cell->gates * Hp;
+        else
+            a->xw[q] = xw + q * cell->gates * Hp;
+        if (call->reserve)
+            a->gates[q] = NAME(reserve_row)(call, s, j);
+        else
+            a->gates[q] = call->gates ? (real *)call->gates + j * cell->slots * Hp : NULL;
+        if (cell->has_c) {
+            a->c[q] = NAME(c_of_step)(call, s, j);
+            a->cprev[q] = fr_is_reset(rows, s, j) ? (const real *)call->zeros
+                                                  : NAME(c_of_step)(call, s - 1, j);
+        }
+    }
+    return n;
+}
+
+/* s = -1 stands for the initial state: it has gradients, but no gates of its own. */
+static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, int64_t s, real *dg,
+                                     const real *dg_after, int carries_h,
+                                     const NAME(row_arrays) *a)
+{
+    const fr_rows *rows = &call->rows;
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t Hp = call->Hp, row = cell->dslots * Hp;
+    const int64_t n = fr_part_active(part, s < 0 ? rows->B : fr_active(rows, s));
+    const real *zeros = (const real *)call->zeros;
+    for (int64_t q = 0; q < n; q++) {
+        const int64_t j = part->j0 + q * part->jstep, b = fr_batch(rows, j);
+        const int last = s + 1 == fr_length(rows, j);
+        const int cut = !last && fr_is_reset(rows, s + 1, j); /* no gradient crosses a reset */
+        a->carry_h[q] = (real *)call->carry_h + j * Hp;
+        a->carry_c[q] = (real *)call->carry_c + j * Hp;
+        /* carry_h begins as the final state's gradient; GRU then keeps dh * z in it. */
+        a->dh_init[q] = last || (carries_h && !cut) ? a->carry_h[q] : zeros;
+        a->dc_in[q] = cut ? zeros : a->carry_c[q];
+        a->dg_next[q] = last || cut ? zeros : dg_after + j * row;
+        if (s < 0)
+            continue;
+        const int64_t t = fr_time(rows, s, j);
+        a->dg[q] = dg + j * row;
+        a->dy[q] = call->dy.p ? NAME(at)(&call->dy, t, b) : NULL;
+        a->h[q] = (real *)NAME(at)(&call->y, t, b);
+        a->hprev[q] = NAME(h_before)(call, s, j);
+        a->gates[q] = NAME(reserve_row)(call, s, j);
+        if (cell->has_c)
+            a->cprev[q] = fr_is_reset(rows, s, j) ? zeros : NAME(c_of_step)(call, s - 1, j);
+    }
+    return n;
+}
+
+/* Every row of the steps [s0, s1), for the products over the chunk. dg: their dG, back to back. */
+static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, const real *dg,
+                                  const NAME(chunk_rows) *c)
+{
+    const fr_rows *rows = &call->rows;
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    ptrdiff_t n = 0;
+    for (int64_t s = s0; s < s1; s++)
+        for (int64_t j = 0; j < fr_active(rows, s); j++, n++) {
+            const int64_t t = fr_time(rows, s, j), b = fr_batch(rows, j);
+            c->dg[n] = dg + n * cell->dslots * call->Hp;
+            c->h[n] = NAME(h_before)(call, s, j);
+            c->rh[n] = cell->r_from_rh[2] ? NAME(reserve_row)(call, s, j) + 3 * call->Hp : NULL;
+            if (call->x.p)
+                c->x[n] = NAME(at)(&call->x, t, b);
+            else
+                c->token[n] = call->tokens.p[t * call->tokens.st + b * call->tokens.sb];
+            if (call->dx.p)
+                c->dx[n] = (real *)NAME(at)(&call->dx, t, b);
+        }
+    return n;
+}
+
+/* ---- the products of one step --------------------------------------------------------------- */
+
+/* 1 if all h rows are the row of zeros: then their product need not be made. Every sequence
+ * that starts from nothing has such a step, going forward and going back. */
+FR_INLINE int NAME(all_zero)(const fr_call *call, const real *const *rows, int h)
+{
+    for (int m = 0; m < h; m++)
+        if (rows[m] != (const real *)call->zeros)
+            return 0;
+    return 1;
+}
+
+/* pre[m][0..NR) = init[m][ioff..] + a[m] R, for gate g of panel p. */
+FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *const *init,
+                                    ptrdiff_t ioff, const real *const *a, int h, ptrdiff_t p, int g)
+{
+    const ptrdiff_t H = call->layer.hidden_size, G = fr_cells[call->layer.cell].gates;
+    const real *R = (const real *)(call->packed + call->at.R) + (p * G + g) * H * NR;
+    if (NAME(all_zero)(call, a, h)) {
+        for (int m = 0; m < h; m++)
+            memcpy(pre + m * NR, init[m] + ioff, NR * sizeof(real));
+        return;
+    }
+    NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
+}
+
+/* out[m][0..NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T, panel p of h. */
+FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) *a, ptrdiff_t q,
+                             int h, ptrdiff_t p, int gates)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, G = cell->gates;
+    const real *Rb = (const real *)(call->packed + call->at.Rb) + p * G * H * NR;
+    const real *out_row[FR_MR];
+    if (NAME(all_zero)(call, a->dg_next + q, h)) {
+        for (int m = 0; m < h; m++)
+            memcpy(out + m * NR, a->dh_init[q + m] + p * NR, NR * sizeof(real));
+        return;
+    }
+    for (int m = 0; m < h; m++)
+        out_row[m] = out + m * NR;
+    for (int g = 0; g < gates; g++)
+        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](
+            out, NR, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
+            cell->slot_of_gate_r[g] * call->Hp, H, Rb + g * H * NR);
+}

@@ -1,0 +1,152 @@
+/* tile.h: the micro-kernel. Every product in the library, recurrent or batched over time,
+ * forward or backward, is made of calls to it.
+ *
+ *   out[m][0..NR)  =  init[m][0..NR)  +  sum over k < K of  a[m][k] * b[k][0..NR)
+ *
+ * for m < mr rows, with mr x NV accumulators held in registers while k runs:
+ *
+ *        b: one packed panel            +----------- NR = NV * VL ------------+
+ *        [k][NR], contiguous       k -> | vector 0 | vector 1 | ...           |
+ *                                       +-------------------------------------+
+ *   a[0][k]  broadcast once, times every vector    | accumulators, row 0
+ *   a[1][k]                                        | row 1
+ *    ...                                           |  ...
+ *
+ * Rows come as pointers, not as a matrix: they may be the rows of x at any strides, of a
+ * shuffled ragged batch, of a reversed sequence, or all the same row of zeros.
+ *
+ * With few rows there are too few accumulators to hide the latency of the multiply-add (about
+ * 8 must be in flight); then KU consecutive k have accumulators of their own, added at the end. */
+
+#undef NR
+#define NR (FR_NV * VL)
+#define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 8 ? 1 : (mr) * (nv) >= 4 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
+
+/* FR_NV vectors a panel; its last panel may need only the first half of them. */
+#if FR_NV > 1
+#define FR_NV_HALF (FR_NV / 2)
+#else
+#define FR_NV_HALF 1
+#endif
+
+typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
+                           ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
+                           ptrdiff_t K, const real *restrict b);
+
+FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *restrict out,
+                               ptrdiff_t ldo, const real *const *restrict init, ptrdiff_t ioff,
+                               const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
+                               const real *restrict b)
+{
+    vr acc[8][FR_MR][FR_NV];
+    const real *row[FR_MR];
+    ptrdiff_t k = 0;
+
+    FR_UNROLL
+    for (int m = 0; m < mr; m++) {
+        row[m] = a[m] + aoff;
+        FR_UNROLL
+        for (int v = 0; v < nv; v++) {
+            acc[0][m][v] = vload(init[m] + ioff + v * VL);
+            FR_UNROLL
+            for (int u = 1; u < ku; u++)
+                acc[u][m][v] = vsplat(0);
+        }
+    }
+    for (; k + ku <= K; k += ku) {
+        FR_UNROLL
+        for (int u = 0; u < ku; u++) {
+            vr w[FR_NV];
+            FR_UNROLL
+            for (int v = 0; v < nv; v++)
+                w[v] = vload(b + (k + u) * NR + v * VL);
+            FR_UNROLL
+            for (int m = 0; m < mr; m++) {
+                const vr s = vsplat(row[m][k + u]);
+                FR_UNROLL
+                for (int v = 0; v < nv; v++)
+                    acc[u][m][v] += s * w[v];
+            }
+        }
+    }
+    if (ku > 1) {
+        for (; k < K; k++) {
+            FR_UNROLL
+            for (int m = 0; m < mr; m++) {
+                FR_UNROLL
+                for (int v = 0; v < nv; v++)
+                    acc[0][m][v] += vsplat(row[m][k]) * vload(b + k * NR + v * VL);
+            }
+        }
+        FR_UNROLL
+        for (int h = ku / 2; h >= 1; h /= 2) {
+            FR_UNROLL
+            for (int u = 0; u < h; u++) {
+                FR_UNROLL
+                for (int m = 0; m < mr; m++) {
+                    FR_UNROLL
+                    for (int v = 0; v < nv; v++)
+                        acc[u][m][v] += acc[u + h][m][v];
+                }
+            }
+        }
+    }
+    FR_UNROLL
+    for (int m = 0; m < mr; m++) {
+        FR_UNROLL
+        for (int v = 0; v < nv; v++)
+            vstore(out + m * ldo + v * VL, acc[0][m][v]);
+    }
+}
+
+#define FR_TILE(mr, nv, suffix)                                                                    \
+    FR_NOINLINE void NAME(tile_##mr##suffix)(real *restrict out, ptrdiff_t ldo,                    \
+                                             const real *const *restrict init, ptrdiff_t ioff,     \
+                                             const real *const *restrict a, ptrdiff_t aoff,        \
+                                             ptrdiff_t K, const real *restrict b)                  \
+    {                                                                                              \
+        NAME(tile_body)(mr, nv, FR_TILE_KU(mr, nv), out, ldo, init, ioff, a, aoff, K, b);          \
+    }
+
+#define FR_TILES(suffix, nv)                                                                       \
+    FR_TILE(1, nv, suffix) FR_TILE(2, nv, suffix) FR_TILE(3, nv, suffix) FR_TILE(4, nv, suffix)    \
+    FR_TILE(5, nv, suffix) FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
+#if FR_MR >= 8
+#define FR_TILES_8(suffix, nv) FR_TILE(7, nv, suffix) FR_TILE(8, nv, suffix)
+#else
+#define FR_TILES_8(suffix, nv)
+#endif
+FR_TILES(_full, FR_NV)
+FR_TILES(_half, FR_NV_HALF)
+
+/* tile[half panel only][rows - 1] */
+static NAME(tile_fn) *const NAME(tile)[2][FR_MR] = {
+    {NAME(tile_1_full), NAME(tile_2_full), NAME(tile_3_full), NAME(tile_4_full), NAME(tile_5_full),
+     NAME(tile_6_full),
+#if FR_MR >= 8
+     NAME(tile_7_full), NAME(tile_8_full)
+#endif
+    },
+    {NAME(tile_1_half), NAME(tile_2_half), NAME(tile_3_half), NAME(tile_4_half), NAME(tile_5_half),
+     NAME(tile_6_half),
+#if FR_MR >= 8
+     NAME(tile_7_half), NAME(tile_8_half)
+#endif
+    }};
+#undef FR_TILE
+#undef FR_TILES
+#undef FR_TILES_8
+
+/* 1 if only the first half of a panel's vectors is needed for `width` remaining columns. */
+FR_INLINE int NAME(half_panel)(ptrdiff_t width)
+{
+    return width <= FR_NV_HALF * VL && FR_NV_HALF < FR_NV;
+}
+
+/* Rows are cut into tiles of nearly equal height: 8 rows make 4 + 4 where 6 + 2 would leave a
+ * tile too low to keep the multipliers busy. */
+FR_INLINE ptrdiff_t NAME(tile_height)(ptrdiff_t rows_left)
+{
+    const ptrdiff_t tiles = (rows_left + FR_MR - 1) / FR_MR;
+    return (rows_left + tiles - 1) / tiles;
+}

@@ -1,0 +1,23 @@
+/* typed.h: every kernel for one element type. The order is that of dependence; a new cell is
+ * one more line here and one in the table of kernels.h. */
+#include "kernels/vec.h"
+
+#include "kernels/vmath.h"
+
+#include "kernels/tile.h"
+
+#include "kernels/pack.h"
+
+#include "kernels/rows.h"
+
+#include "kernels/products.h"
+
+#include "kernels/dense.h"
+
+#include "rnn.c"
+
+#include "lstm.c"
+
+#include "gru.c"
+
+#include "gru_before.c"

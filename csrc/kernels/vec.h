@@ -1,0 +1,228 @@
+/* vec.h: vector lanes. The one file that knows how wide a register is.
+ *
+ * An ISA file (isa_avx2.c, ...) sets FR_VBYTES and includes kernels.h twice,
+ * once with FR_REAL_IS_DOUBLE 0 and once with 1. Everything that follows is
+ * written against the names below, so a kernel body exists once:
+ *
+ *   real           float or double             VL   lanes in a vector
+ *   vr             VL reals                    vi   VL integers of the same size
+ *   + - * /        work on vr as they do on real
+ *
+ * FR_VBYTES 0 is the portable build: vr is one plain C scalar and VL is 1, which
+ * any C11 compiler takes. Otherwise GCC's vector extension is used, which gcc and
+ * clang compile for every target; intrinsics appear only where the extension has
+ * no word for an operation (min, max, fused multiply-add).
+ *
+ * Everything is static: no function compiled for AVX-512 can be merged by the
+ * linker into code that runs elsewhere. */
+
+#undef real
+#undef integer
+#undef VL
+#undef NAME
+#undef FR_BITS
+#if FR_REAL_IS_DOUBLE
+#define real double
+#define integer int64_t
+#define FR_BITS 64
+#define NAME(x) FR_CAT(x, _f64)
+#else
+#define real float
+#define integer int32_t
+#define FR_BITS 32
+#define NAME(x) FR_CAT(x, _f32)
+#endif
+
+#ifndef FR_VEC_ONCE /* what does not depend on the element type */
+#define FR_VEC_ONCE
+#define FR_CAT_(a, b) a##b
+#define FR_CAT(a, b) FR_CAT_(a, b)
+#if defined(__clang__)
+#define FR_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define FR_UNROLL _Pragma("GCC unroll 16")
+#else
+#define FR_UNROLL
+#endif
+#if defined(__GNUC__)
+#define FR_INLINE static inline __attribute__((always_inline, unused))
+#define FR_NOINLINE static __attribute__((noinline, unused))
+#define FR_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define FR_INLINE static inline
+#define FR_NOINLINE static
+#define FR_PREFETCH(p) ((void)(p))
+#endif
+#if FR_VBYTES && (defined(__AVX2__) || defined(__AVX512F__))
+#include <immintrin.h>
+#elif FR_VBYTES && defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#endif
+
+#define vr NAME(vr_)
+#define vi NAME(vi_)
+
+#if FR_VBYTES == 0
+#define VL 1
+typedef real vr;
+typedef integer vi;
+#else
+#if FR_REAL_IS_DOUBLE
+#define VL (FR_VBYTES / 8)
+#else
+#define VL (FR_VBYTES / 4)
+#endif
+typedef real vr __attribute__((vector_size(FR_VBYTES)));
+typedef integer vi __attribute__((vector_size(FR_VBYTES)));
+#endif
+
+FR_INLINE vr NAME(v_load)(const real *p)
+{
+    vr v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+FR_INLINE void NAME(v_store)(real *p, vr v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+FR_INLINE vi NAME(v_bits)(vr v)
+{
+    vi i;
+    memcpy(&i, &v, sizeof i);
+    return i;
+}
+
+FR_INLINE vr NAME(v_frombits)(vi i)
+{
+    vr v;
+    memcpy(&v, &i, sizeof v);
+    return v;
+}
+
+FR_INLINE vr NAME(v_splat)(real s)
+{
+#if FR_VBYTES == 0
+    return s;
+#else
+    /* s - 0 is s for every s, NaN and -0 included, so this is one broadcast. */
+    return s - (vr){0};
+#endif
+}
+
+/* The first n lanes, zeros behind them: the last, incomplete panel of a row. */
+FR_INLINE vr NAME(v_load_n)(const real *p, ptrdiff_t n)
+{
+    if (n >= VL)
+        return NAME(v_load)(p);
+    real lane[VL] = {0};
+    for (ptrdiff_t l = 0; l < n; l++)
+        lane[l] = p[l];
+    return NAME(v_load)(lane);
+}
+
+FR_INLINE void NAME(v_store_n)(real *p, vr v, ptrdiff_t n)
+{
+    if (n >= VL) {
+        NAME(v_store)(p, v);
+        return;
+    }
+    real lane[VL];
+    NAME(v_store)(lane, v);
+    for (ptrdiff_t l = 0; l < n; l++)
+        p[l] = lane[l];
+}
+
+/* max(bound, x) and min(bound, x) that hand a NaN in x through: x86 returns its
+ * second operand when either is NaN, NEON returns the NaN. */
+FR_INLINE vr NAME(v_max)(real bound, vr x)
+{
+#if FR_VBYTES == 0
+    return bound > x ? bound : x;
+#elif FR_VBYTES == 64 && defined(__AVX512F__) && FR_REAL_IS_DOUBLE
+    return (vr)_mm512_max_pd((__m512d)NAME(v_splat)(bound), (__m512d)x);
+#elif FR_VBYTES == 64 && defined(__AVX512F__)
+    return (vr)_mm512_max_ps((__m512)NAME(v_splat)(bound), (__m512)x);
+#elif FR_VBYTES == 32 && defined(__AVX2__) && FR_REAL_IS_DOUBLE
+    return (vr)_mm256_max_pd((__m256d)NAME(v_splat)(bound), (__m256d)x);
+#elif FR_VBYTES == 32 && defined(__AVX2__)
+    return (vr)_mm256_max_ps((__m256)NAME(v_splat)(bound), (__m256)x);
+#elif FR_VBYTES == 16 && defined(__ARM_NEON) && FR_REAL_IS_DOUBLE
+    return (vr)vmaxq_f64((float64x2_t)NAME(v_splat)(bound), (float64x2_t)x);
+#elif FR_VBYTES == 16 && defined(__ARM_NEON)
+    return (vr)vmaxq_f32((float32x4_t)NAME(v_splat)(bound), (float32x4_t)x);
+#else
+    vr b = NAME(v_splat)(bound);
+    vi m = b > x;
+    return NAME(v_frombits)((NAME(v_bits)(b) & m) | (NAME(v_bits)(x) & ~m));
+#endif
+}
+
+FR_INLINE vr NAME(v_min)(real bound, vr x)
+{
+    return -NAME(v_max)(-bound, -x);
+}
+
+FR_INLINE vr NAME(v_abs)(vr x)
+{
+    return NAME(v_frombits)(NAME(v_bits)(x) & (integer)(((uint64_t)1 << (FR_BITS - 1)) - 1));
+}
+
+FR_INLINE vr NAME(v_copysign)(vr magnitude, vr sign)
+{
+    const integer low = (integer)(((uint64_t)1 << (FR_BITS - 1)) - 1);
+    return NAME(v_frombits)((NAME(v_bits)(magnitude) & low) | (NAME(v_bits)(sign) & ~low));
+}
+
+/* 1 where x > 0, else 0 (NaN gives 0). */
+FR_INLINE vr NAME(v_positive)(vr x)
+{
+#if FR_VBYTES == 0
+    return x > 0 ? (real)1 : (real)0;
+#else
+    vi m = x > (vr){0};
+    return NAME(v_frombits)(NAME(v_bits)(NAME(v_splat)(1)) & m);
+#endif
+}
+
+/* a < bound ? yes : no, lane by lane (NaN in a gives no). */
+FR_INLINE vr NAME(v_less)(vr a, real bound, vr yes, vr no)
+{
+#if FR_VBYTES == 0
+    return a < bound ? yes : no;
+#else
+    vi m = a < bound;
+    return NAME(v_frombits)((NAME(v_bits)(yes) & m) | (NAME(v_bits)(no) & ~m));
+#endif
+}
+
+FR_INLINE real NAME(v_sum)(vr v)
+{
+    real lane[VL], s = 0;
+    NAME(v_store)(lane, v);
+    for (int l = 0; l < VL; l++)
+        s += lane[l];
+    return s;
+}
+
+/* Shorter names for the kernels. They follow NAME, so one definition serves both types. */
+#ifndef FR_VEC_NAMES
+#define FR_VEC_NAMES
+#define vload NAME(v_load)
+#define vstore NAME(v_store)
+#define vload_n NAME(v_load_n)
+#define vstore_n NAME(v_store_n)
+#define vsplat NAME(v_splat)
+#define vmax NAME(v_max)
+#define vmin NAME(v_min)
+#define vabs NAME(v_abs)
+#define vcopysign NAME(v_copysign)
+#define vpositive NAME(v_positive)
+#define vless NAME(v_less)
+#define vbits NAME(v_bits)
+#define vfrombits NAME(v_frombits)
+#define vsum NAME(v_sum)
+#endif

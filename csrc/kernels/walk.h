@@ -1,0 +1,168 @@
+/* walk.h: the sequence loops, forward and backward, of one cell.
+ *
+ * A cell file (lstm.c, gru.c, gru_before.c, rnn.c) defines
+ *
+ *   CELL              its name
+ *   CELL_PHASES       products a step must make one after the other (1; GRU reset-before: 2)
+ *   CELL_CARRIES_H    1 if part of dh_{t-1} comes past the product (GRU: dh * z)
+ *   CELL_DH_GATES     recurrent gates through which dG_{t+1} reaches h_t
+ *   <cell>_forward_tile, <cell>_backward_tile    h rows x one panel of units, one step
+ *
+ * and includes this file, which walks time, panels and tiles and calls them:
+ *
+ *   forward                                    backward
+ *   for each chunk of time:                    for each chunk, last one first:
+ *       xw = x W + b   (all its rows)              for each step, last one first:
+ *       for each step:                                 for each of my panels, each tile:
+ *           for each of my panels, each tile:              dh = dG_{t+1} R^T, then dG_t
+ *               h_{t-1} R + xw, then the gates             (barrier)
+ *           (barrier)                              dW, dR, db, dx of the chunk
+ *
+ * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that
+ * share rows wait for each other at every step. */
+
+#define CELL_NAME(x) NAME(FR_CAT(CELL, x))
+
+static void CELL_NAME(_forward)(void *arg, int tid)
+{
+    const fr_call *call = arg;
+    const fr_rows *rows = &call->rows;
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, G = cell->gates, Hp = call->Hp;
+    const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
+    const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
+    fr_barrier *barrier = &call->barriers[1 + tid / call->plan.units];
+    NAME(row_arrays) a;
+    const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
+    /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
+    real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * G * Hp;
+
+    if (cell->has_c && u1 > u0)
+        for (int64_t q = 0; q < part.nj; q++) {
+            const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j);
+            NAME(copy_state)(NAME(c_of_step)(call, -1, j) + u0,
+                             call->c0 ? (const real *)call->c0 + b * H + u0 : NULL, u1 - u0);
+        }
+    for (int64_t s0 = 0; s0 < rows->T; s0 += call->plan.chunk) {
+        const int64_t s1 = rows->T - s0 < call->plan.chunk ? rows->T : s0 + call->plan.chunk;
+        ptrdiff_t used = 0; /* rows of xw that the recurrence has consumed */
+        if (!call->tokens.p) {
+            ptrdiff_t n = 0;
+            for (int64_t s = s0; s < s1; s++)
+                for (int64_t q = 0; q < fr_part_active(&part, fr_active(rows, s)); q++) {
+                    const int64_t j = part.j0 + q * part.jstep;
+                    x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
+                }
+            if (call->blas)
+                NAME(input_product_blas)(call, xw, x, n, part.p0, part.p1,
+                                         (real *)(call->work + tid * call->work_stride));
+            else
+                NAME(input_product)(call, xw, x, n, part.p0, part.p1);
+        }
+        for (int64_t s = s0; s < s1; s++) {
+            const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * G * Hp, &a);
+            used += n;
+            for (int phase = 0; phase < CELL_PHASES; phase++) {
+                for (ptrdiff_t p = part.p0; p < part.p1; p++)
+                    for (ptrdiff_t q = 0, h; q < n; q += h) {
+                        h = NAME(tile_height)(n - q);
+                        CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, phase);
+                    }
+                if (call->plan.units > 1)
+                    fr_barrier_wait(barrier, call->plan.units);
+            }
+        }
+    }
+    for (int64_t q = 0; q < part.nj && u1 > u0; q++) { /* each row's own last state */
+        const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j), n = fr_length(rows, j);
+        const real *h = n          ? NAME(at)(&call->y, fr_time(rows, n - 1, j), b)
+                        : call->h0 ? (const real *)call->h0 + b * H
+                                   : (const real *)call->zeros;
+        if (call->hT)
+            NAME(copy_state)((real *)call->hT + b * H + u0, h + u0, u1 - u0);
+        if (call->cT && cell->has_c)
+            NAME(copy_state)((real *)call->cT + b * H + u0,
+                             NAME(c_of_step)(call, n - 1, j) + u0, u1 - u0);
+    }
+}
+
+static void CELL_NAME(_backward)(void *arg, int tid)
+{
+    const fr_call *call = arg;
+    const fr_rows *rows = &call->rows;
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, row = cell->dslots * Hp;
+    const int threads = call->plan.threads;
+    const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
+    const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
+    /* Whatever the plan, products over a chunk are shared out by units (dW, dR, db) or rows (dx). */
+    const ptrdiff_t w0 = H * tid / threads, w1 = H * (tid + 1) / threads;
+    fr_barrier *barrier = &call->barriers[1 + tid / call->plan.units];
+    NAME(row_arrays) a;
+    NAME(chunk_rows) rows_of;
+    NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
+
+    for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
+        const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
+        NAME(copy_state)((real *)call->carry_h + j * Hp + u0,
+                         call->dhT ? (const real *)call->dhT + at : NULL, u1 - u0);
+        if (cell->has_c)
+            NAME(copy_state)((real *)call->carry_c + j * Hp + u0,
+                             call->dcT ? (const real *)call->dcT + at : NULL, u1 - u0);
+    }
+    if (call->dtable)
+        NAME(clear_table)(call, w0, w1);
+
+    const int64_t chunk = call->plan.chunk, chunks = (rows->T + chunk - 1) / chunk;
+    const real *dg_after = (const real *)call->zeros;
+    for (int64_t i = chunks - 1; i >= 0; i--) {
+        const int64_t s0 = i * chunk, s1 = rows->T - s0 < chunk ? rows->T : s0 + chunk;
+        /* Two buffers in turn: the next chunk's last step still reads this one's first. */
+        real *const buffer = (real *)call->dG[i & 1];
+        for (int64_t s = s1 - 1; s >= s0; s--) {
+            real *dg = buffer + (fr_row(rows, s, 0) - fr_row(rows, s0, 0)) * row;
+            const ptrdiff_t n =
+                NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
+            for (int phase = 0; phase < CELL_PHASES; phase++) {
+                for (ptrdiff_t p = part.p0; p < part.p1; p++)
+                    for (ptrdiff_t q = 0, h; q < n; q += h) {
+                        h = NAME(tile_height)(n - q);
+                        CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, phase);
+                    }
+                if (call->plan.units > 1)
+                    fr_barrier_wait(barrier, call->plan.units);
+            }
+            dg_after = dg;
+        }
+        if (threads > 1)
+            fr_barrier_wait(&call->barriers[0], threads);
+        const ptrdiff_t n = NAME(fill_chunk)(call, s0, s1, buffer, &rows_of);
+        NAME(chunk_products)(call, &rows_of, n, w0, w1, n * tid / threads, n * (tid + 1) / threads,
+                             (real *)(call->work + tid * call->work_stride));
+    }
+    if (call->dtable)
+        NAME(add_table)(call, w0, w1);
+    if (!call->dh0 && !call->dc0)
+        return;
+    const ptrdiff_t n = NAME(backward_rows)(call, &part, -1, NULL, dg_after, CELL_CARRIES_H, &a);
+    for (ptrdiff_t p = part.p0; p < part.p1; p++)
+        for (ptrdiff_t q = 0, h; q < n; q += h) {
+            _Alignas(64) real dh[FR_MR * NR];
+            h = NAME(tile_height)(n - q);
+            NAME(dh_tile)(call, dh, &a, q, (int)h, p, CELL_DH_GATES);
+            for (ptrdiff_t m = 0; m < h; m++)
+                for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
+                    const int64_t at = fr_batch(rows, part.j0 + (q + m) * part.jstep) * H + u;
+                    if (call->dh0)
+                        vstore_n((real *)call->dh0 + at, vload(dh + m * NR + v * VL), H - u);
+                    if (call->dc0 && cell->has_c)
+                        vstore_n((real *)call->dc0 + at, vload(a.dc_in[q + m] + u), H - u);
+                }
+        }
+}
+
+#undef CELL_NAME
+#undef CELL_DH_GATES
+#undef CELL_CARRIES_H
+#undef CELL_PHASES
+#undef CELL

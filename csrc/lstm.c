@@ -1,0 +1,85 @@
+/* lstm.c: the LSTM cell, one step of one tile, forward and backward.
+ *
+ *   a_t = x_t W^T + h_{t-1} R^T + b          gates [i|f|g|o]                  (L1)
+ *   i, f, o = sigmoid(a);   g = tanh(a)                                       (L2)
+ *   c_t = f * c_{t-1} + i * g                                                 (L3)
+ *   h_t = o * tanh(c_t)                                                       (L4)
+ *
+ * Hochreiter & Schmidhuber 1997; forget gate from Gers et al. 2000; no peepholes.
+ *
+ * Not compiled on its own: kernels/kernels.h includes it for each instruction set and element
+ * type, after the vectors (vec.h) and the micro-kernel (tile.h). A tile is h rows x NR units;
+ * the reserve of a row is [i|f|g|o|c], each Hp long; a row of dG is [di|df|dg|do]. */
+#define CELL lstm
+#define CELL_PHASES 1
+#define CELL_CARRIES_H 0
+#define CELL_DH_GATES 4
+
+FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
+                                       int h, ptrdiff_t p, int phase)
+{
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
+    const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
+    _Alignas(64) real pre[4][FR_MR * NR];
+    (void)phase;
+
+    for (int g = 0; g < 4; g++) /* (L1): x W^T + b is already in xw */
+        NAME(recurrent_tile)(call, pre[g], a->xw + q, g * Hp + p * NR, a->hprev + q, h, p, g);
+
+    for (int m = 0; m < h; m++) {
+        const real *cprev = a->cprev[q + m];
+        real *c_row = a->c[q + m], *h_row = a->h[q + m], *gates = a->gates[q + m];
+        for (int v = 0; v < vectors; v++) {
+            const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
+            const vr i = vsigmoid(vload(pre[0] + at)); /* (L2) */
+            const vr f = vsigmoid(vload(pre[1] + at));
+            const vr g = vtanh(vload(pre[2] + at));
+            const vr o = vsigmoid(vload(pre[3] + at));
+            const vr c = f * vload(cprev + u) + i * g; /* (L3) */
+            vstore(c_row + u, c);
+            vstore_n(h_row + u, o * vtanh(c), H - u); /* (L4) */
+            if (keep) {
+                vstore(gates + u, i);
+                vstore(gates + Hp + u, f);
+                vstore(gates + 2 * Hp + u, g);
+                vstore(gates + 3 * Hp + u, o);
+            }
+        }
+    }
+}
+
+FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
+                                        int h, ptrdiff_t p, int phase)
+{
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
+    const int vectors = NAME(panel_vectors)(H, p);
+    _Alignas(64) real dh_tile[FR_MR * NR];
+    (void)phase;
+
+    NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L9): dG_{t+1} R */
+
+    for (int m = 0; m < h; m++) {
+        const real *gates = a->gates[q + m], *dy = a->dy[q + m];
+        real *dg_row = a->dg[q + m];
+        for (int v = 0; v < vectors; v++) {
+            const ptrdiff_t u = p * NR + v * VL;
+            const vr i = vload(gates + u), f = vload(gates + Hp + u);
+            const vr g = vload(gates + 2 * Hp + u), o = vload(gates + 3 * Hp + u);
+            const vr tanh_c = vtanh(vload(gates + 4 * Hp + u));
+            vr dh = vload(dh_tile + m * NR + v * VL);
+            if (dy)
+                dh += vload_n(dy + u, H - u);
+            /* forward was h = o * tanh(c) */
+            const vr d_o = dh * tanh_c;
+            const vr dc = vload(a->dc_in[q + m] + u) + dh * o * ((real)1 - tanh_c * tanh_c);
+            /* forward was c = f * c_prev + i * g; then through sigmoid and tanh */
+            vstore(dg_row + u, dc * g * i * ((real)1 - i));
+            vstore(dg_row + Hp + u, dc * vload(a->cprev[q + m] + u) * f * ((real)1 - f));
+            vstore(dg_row + 2 * Hp + u, dc * i * ((real)1 - g * g));
+            vstore(dg_row + 3 * Hp + u, d_o * o * ((real)1 - o));
+            vstore(a->carry_c[q + m] + u, dc * f);
+        }
+    }
+}
+
+#include "kernels/walk.h"

@@ -1,0 +1,98 @@
+/* plan.c: how one call is split over threads and time. Pure functions, tested by themselves.
+ *
+ *   rows   each thread walks its own part of the batch through all of time: no waiting at all
+ *   units  each thread owns panels of hidden units, so its slice of the weights stays in its
+ *          own cache (Diamos et al. 2016 call it persistent); one barrier a step
+ *   both   a grid, with a barrier among those that share rows
+ *
+ * The choice is the cheapest by a model of one step, in cycles: a tile costs its multiply-adds
+ * or the latency of a few of them, whichever is more; weights cost what the cache level that
+ * holds them can deliver. The constants are rough on purpose; they need to rank, not to predict. */
+#include "internal.h"
+
+enum {
+    BARRIER_CYCLES = 700,     /* measured 0.2 us between two cores of one complex */
+    TILE_CYCLES = 25,         /* call, first loads, last stores */
+    L1_BYTES = 24 << 10,      /* what a slice of weights may take of each level */
+    L2_BYTES = 400 << 10,
+    TEAM_CYCLES = 4000,       /* to hand a job to threads that are still spinning, and get it back */
+    XW_BYTES = 192 << 10,     /* a chunk of xw stays in the second-level cache */
+    BACKWARD_ROWS = 256       /* rows of dG that make a product over a chunk worth its packing */
+};
+
+/* One step of `rows` rows and `panels` panels. Forward and backward make the same product: gates
+ * times H deep for a panel of units, whether the gates are outputs or inputs. */
+static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t panels, int64_t H,
+                          int panel, int real_bytes)
+{
+    const double vectors = panel * real_bytes / 32.0; /* of 32 bytes: two multiply-adds a cycle */
+    const int64_t tiles = (rows + 5) / 6;
+    double per_k = rows * vectors / 2;
+    if (per_k < tiles * 2.0) /* a low tile waits for its loads */
+        per_k = tiles * 2.0;
+    const double arithmetic = panels * cell->gates * (H * per_k + tiles * TILE_CYCLES);
+    const double bytes = (double)panels * cell->gates * H * panel * real_bytes;
+    const double memory = bytes / (bytes <= L1_BYTES ? 64 : bytes <= L2_BYTES ? 24 : 10);
+    const double gates = rows * panels * vectors * cell->gates * 12;
+    return (arithmetic > memory ? arithmetic : memory) + gates;
+}
+
+fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                     int backward)
+{
+    const fr_cell_traits *cell = &fr_cells[layer->cell];
+    const int real_bytes = layer->dtype == FR_F64 ? 8 : 4;
+    const int64_t P = (layer->hidden_size + panel - 1) / panel;
+    const int phases = layer->cell == FR_GRU_BEFORE ? 2 : 1;
+    const int64_t steps = T > 0 ? T : 1;
+    /* Products over time are shared evenly by any plan, so only their size matters here. */
+    const double batched = (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
+                           (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
+    fr_plan best = {1, 1, 1, 1};
+    double least = 0;
+
+    for (int rows = 1; rows <= threads && rows <= B; rows++)
+        for (int units = 1; rows * units <= threads && units <= P; units++) {
+            const int n = rows * units;
+            double cycles = step_cycles(cell, (B + rows - 1) / rows, (P + units - 1) / units,
+                                        layer->hidden_size, panel, real_bytes) +
+                            batched / n;
+            if (units > 1)
+                cycles += BARRIER_CYCLES * phases;
+            cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n : 0);
+            if (least == 0 || cycles < least) {
+                least = cycles;
+                best.threads = n;
+                best.rows = rows;
+                best.units = units;
+            }
+        }
+
+    const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
+    const int64_t want = backward ? BACKWARD_ROWS : (XW_BYTES + row_bytes - 1) / row_bytes;
+    best.chunk = B > 0 ? (want + B - 1) / B : 1;
+    if (best.chunk > steps)
+        best.chunk = steps;
+    return best;
+}
+
+fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid)
+{
+    const int64_t r = tid / plan->units, u = tid % plan->units, B = rows->B;
+    fr_part part;
+    part.p0 = panels * u / plan->units;
+    part.p1 = panels * (u + 1) / plan->units;
+    if (rows->len) { /* longest rows first: deal them out, so that every part gets its share */
+        part.j0 = r;
+        part.jstep = plan->rows;
+        part.nj = B > r ? (B - r + plan->rows - 1) / plan->rows : 0;
+        part.rows_before = 0;
+        for (int64_t k = 0; k < r; k++)
+            part.rows_before += (B - k + plan->rows - 1) / plan->rows;
+    } else { /* neighbours together: their outputs share cache lines */
+        part.j0 = part.rows_before = B * r / plan->rows;
+        part.jstep = 1;
+        part.nj = B * (r + 1) / plan->rows - part.j0;
+    }
+    return part;
+}

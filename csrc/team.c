@@ -1,0 +1,231 @@
+/* team.c: the threads. One job at a time is handed to all of them; a sequence is one job.
+ *
+ * A worker waits for its next job by spinning for a short while, since the next layer is
+ * usually microseconds away, and then parks on a condition variable, so that an idle process
+ * costs nothing. Each worker has a cache line of its own to spin on. The calling thread is
+ * thread 0 of every job.
+ *
+ * Only the forking thread exists in a child process: the team notices (pthread_atfork) and
+ * starts anew there. No OpenMP: a second runtime in a process full of them is a known source
+ * of deadlocks and of threads that steal each other's cores. */
+#ifndef _WIN32
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+#include <sched.h>
+#endif
+#include <stdatomic.h>
+#include <string.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
+enum {
+    SPINS_BEFORE_PARKING = 4000, /* about 50 to 100 us */
+    SPINS_BEFORE_YIELDING = 2000 /* then somebody else may need this core to arrive at all */
+};
+
+/* ---- the little that differs between systems ---------------------------------------------- */
+
+#ifdef _WIN32
+#include <windows.h>
+typedef SRWLOCK lock_t;
+typedef CONDITION_VARIABLE wake_t;
+#define LOCK_INIT SRWLOCK_INIT
+#define lock_take(l) AcquireSRWLockExclusive(l)
+#define lock_drop(l) ReleaseSRWLockExclusive(l)
+#define wake_init(w) InitializeConditionVariable(w)
+#define lock_init(l) InitializeSRWLock(l)
+#define wake_wait(w, l) SleepConditionVariableSRW(w, l, INFINITE, 0)
+#define wake_signal(w) WakeConditionVariable(w)
+#define yield() SwitchToThread()
+#else
+typedef pthread_mutex_t lock_t;
+typedef pthread_cond_t wake_t;
+#define LOCK_INIT PTHREAD_MUTEX_INITIALIZER
+#define lock_take(l) pthread_mutex_lock(l)
+#define lock_drop(l) pthread_mutex_unlock(l)
+#define wake_init(w) pthread_cond_init(w, NULL)
+#define lock_init(l) pthread_mutex_init(l, NULL)
+#define wake_wait(w, l) pthread_cond_wait(w, l)
+#define wake_signal(w) pthread_cond_signal(w)
+#define yield() sched_yield()
+#endif
+
+/* ---- waiting ------------------------------------------------------------------------------ */
+
+static void spin_until(_Atomic int *value, int wanted)
+{
+    for (int spins = 0; atomic_load_explicit(value, memory_order_acquire) != wanted; spins++) {
+        if (spins < SPINS_BEFORE_YIELDING)
+            RELAX();
+        else
+            yield();
+    }
+}
+
+void fr_barrier_wait(fr_barrier *barrier, int n)
+{
+    const int phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == n - 1) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
+        return;
+    }
+    spin_until(&barrier->phase, phase + 1);
+}
+
+/* ---- the team ----------------------------------------------------------------------------- */
+
+typedef struct worker {
+    _Alignas(64) _Atomic int go; /* number of the newest job for this worker */
+    _Atomic int parked;
+    _Alignas(64) _Atomic int done; /* number of the last job it finished */
+    int tid;
+    fr_job *job;
+    void *arg;
+    lock_t lock;
+    wake_t wake;
+} worker;
+
+static worker workers[FR_MAX_THREADS];
+static int started; /* workers[1 .. started] exist */
+static lock_t team = LOCK_INIT;
+
+static void run_flushed(fr_job *job, void *arg, int tid)
+{
+    const unsigned long saved = fr_flush_on();
+    job(arg, tid);
+    fr_flush_restore(saved);
+}
+
+static void wait_for_job(worker *w, int seen)
+{
+    for (int spins = 0; spins < SPINS_BEFORE_PARKING; spins++) {
+        if (atomic_load_explicit(&w->go, memory_order_acquire) != seen)
+            return;
+        RELAX();
+    }
+    lock_take(&w->lock);
+    atomic_store(&w->parked, 1); /* before looking again: the caller looks in the other order */
+    while (atomic_load(&w->go) == seen)
+        wake_wait(&w->wake, &w->lock);
+    atomic_store(&w->parked, 0);
+    lock_drop(&w->lock);
+}
+
+#ifdef _WIN32
+static DWORD WINAPI work(void *arg)
+#else
+static void *work(void *arg)
+#endif
+{
+    worker *w = arg;
+    for (int seen = 0;; seen++) {
+        wait_for_job(w, seen);
+        run_flushed(w->job, w->arg, w->tid);
+        atomic_store_explicit(&w->done, seen + 1, memory_order_release);
+    }
+    return 0;
+}
+
+static int start(worker *w)
+{
+#ifdef _WIN32
+    HANDLE thread = CreateThread(NULL, 0, work, w, 0, NULL);
+    if (thread)
+        CloseHandle(thread);
+    return thread != NULL;
+#else
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, work, w))
+        return 0;
+    pthread_detach(thread);
+    return 1;
+#endif
+}
+
+#ifndef _WIN32
+static void after_fork(void)
+{
+    started = 0;
+    lock_init(&team);
+}
+#endif
+
+/* With the team's lock held. */
+static fr_status grow(int threads)
+{
+#ifndef _WIN32
+    static int watching_forks;
+    if (!watching_forks && pthread_atfork(NULL, NULL, after_fork))
+        return FR_ETHREAD;
+    watching_forks = 1;
+#endif
+    while (started < threads - 1) {
+        worker *w = &workers[started + 1];
+        memset(w, 0, sizeof *w);
+        w->tid = started + 1;
+        lock_init(&w->lock);
+        wake_init(&w->wake);
+        if (!start(w))
+            return FR_ETHREAD;
+        started++;
+    }
+    return FR_OK;
+}
+
+fr_status fr_team_run(int threads, fr_job *job, void *arg)
+{
+    if (threads <= 1) {
+        run_flushed(job, arg, 0);
+        return FR_OK;
+    }
+    /* Two callers at once take turns: each job still gets all its threads, and so its result
+     * does not depend on who else is there. */
+    lock_take(&team);
+    const fr_status status = grow(threads);
+    if (status != FR_OK) {
+        lock_drop(&team);
+        return status;
+    }
+    for (int i = 1; i < threads; i++) {
+        worker *w = &workers[i];
+        w->job = job;
+        w->arg = arg;
+        atomic_fetch_add(&w->go, 1);
+        if (atomic_load(&w->parked)) {
+            lock_take(&w->lock);
+            wake_signal(&w->wake);
+            lock_drop(&w->lock);
+        }
+    }
+    run_flushed(job, arg, 0);
+    for (int i = 1; i < threads; i++)
+        spin_until(&workers[i].done, atomic_load_explicit(&workers[i].go, memory_order_relaxed));
+    lock_drop(&team);
+    return FR_OK;
+}
+
+/* ---- how many ----------------------------------------------------------------------------- */
+
+static _Atomic int threads_wanted = 1;
+
+int fr_get_num_threads(void)
+{
+    return threads_wanted;
+}
+
+fr_status fr_set_num_threads(int n)
+{
+    if (n < 1 || n > FR_MAX_THREADS)
+        return FR_EARG;
+    threads_wanted = n;
+    return FR_OK;
+}

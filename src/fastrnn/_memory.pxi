@@ -1,0 +1,125 @@
+# Memory and array checks of the boundary. Included by _core.pyx.
+
+cdef extern from *:
+    """
+    #ifdef _WIN32
+    #include <malloc.h>
+    #define fr_aligned_malloc(n) _aligned_malloc(n, 64)
+    #define fr_aligned_free _aligned_free
+    #else
+    #include <stdlib.h>
+    static void *fr_aligned_malloc(size_t n)
+    {
+        void *p = NULL;
+        return posix_memalign(&p, 64, n) ? NULL : p;
+    }
+    #define fr_aligned_free free
+    #endif
+    """
+    void *fr_aligned_malloc(size_t n) nogil
+    void fr_aligned_free(void *p) nogil
+
+
+# Freed blocks wait here for the next call of the same size: a training loop asks for the same few
+# sizes again and again, and fresh pages from the system would cost a fault every 4 KB. Guarded by
+# the GIL.
+cdef enum:
+    POOL_SLOTS = 32
+    POOL_MOST = 1 << 28  # bytes kept at most
+
+cdef struct PoolSlot:
+    void *p
+    size_t bytes
+
+cdef PoolSlot _pool[POOL_SLOTS]
+cdef int _pool_count = 0
+cdef size_t _pool_bytes = 0
+
+
+cdef void *_take(size_t bytes, size_t *got) noexcept:
+    global _pool_count, _pool_bytes
+    cdef int i, best = -1
+    cdef void *p
+    for i in range(_pool_count):  # not more than a quarter too large
+        if _pool[i].bytes >= bytes and _pool[i].bytes - bytes <= bytes // 4 + 4096:
+            if best < 0 or _pool[i].bytes < _pool[best].bytes:
+                best = i
+    if best >= 0:
+        p = _pool[best].p
+        got[0] = _pool[best].bytes
+        _pool_count -= 1
+        _pool[best] = _pool[_pool_count]
+        _pool_bytes -= got[0]
+        return p
+    got[0] = bytes
+    return fr_aligned_malloc(bytes)
+
+
+cdef void _give_back(void *p, size_t bytes) noexcept:
+    global _pool_count, _pool_bytes
+    cdef int i
+    while _pool_count and (_pool_count == POOL_SLOTS or _pool_bytes + bytes > POOL_MOST):
+        fr_aligned_free(_pool[0].p)  # the oldest
+        _pool_bytes -= _pool[0].bytes
+        _pool_count -= 1
+        for i in range(_pool_count):
+            _pool[i] = _pool[i + 1]
+    if bytes > POOL_MOST:
+        fr_aligned_free(p)
+        return
+    _pool[_pool_count].p = p
+    _pool[_pool_count].bytes = bytes
+    _pool_count += 1
+    _pool_bytes += bytes
+
+
+cdef class Block:
+    """Aligned memory that lives as long as this object. The C core answers 0 for sizes that
+    overflow, and no request is for 0 bytes otherwise."""
+    cdef void *p
+    cdef size_t bytes
+
+    def __cinit__(self, size_t bytes):
+        if bytes == 0:
+            raise ValueError("sizes are out of range: a product of them overflows")
+        self.p = _take(bytes, &self.bytes)
+        if self.p == NULL:
+            raise MemoryError(f"cannot allocate {bytes} bytes")
+
+    def __dealloc__(self):
+        if self.p != NULL:
+            _give_back(self.p, self.bytes)
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+cdef inline void *_data(cnp.ndarray array) noexcept:
+    return cnp.PyArray_DATA(array)
+
+
+def _describe(value):
+    if isinstance(value, np.ndarray):
+        order = "" if value.dtype.isnative else " of foreign byte order"
+        return f"an array of {value.dtype.name}{order} with shape {value.shape}"
+    return type(value).__name__
+
+
+def _real_dtype(str name, array):
+    """dtype of `array`, which must be native float32 or float64."""
+    if not isinstance(array, np.ndarray) or not array.dtype.isnative or \
+            array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected an array of float32 or float64, got {_describe(array)}")
+    return array.dtype
+
+
+def _check_array(str name, array, tuple shape, dtype):
+    """Raise unless `array` is a C-contiguous array of this shape and native dtype."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected an array of {dtype} with shape {shape}, "
+                        f"got {_describe(array)}")
+    if array.dtype != dtype or not array.dtype.isnative:
+        raise TypeError(f"{name}: expected {dtype}, got {_describe(array)}")
+    if (<object> array).shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {(<object> array).shape}")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        raise ValueError(f"{name}: expected a C-contiguous array")

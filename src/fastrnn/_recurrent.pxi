@@ -1,0 +1,397 @@
+# Engine and Tape: a recurrent stack (all layers, both directions) as one call each way.
+# Included by _core.pyx.
+
+_CELLS = {
+    "rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "rnn_sigmoid": FR_RNN_SIGMOID,
+    "lstm": FR_LSTM, "gru": FR_GRU, "gru_before": FR_GRU_BEFORE,
+}
+_blas_serial = 0
+
+
+cdef class Packed:
+    """Weights of one cell in the kernels' order. Never changed once made: a tape keeps the one its
+    forward ran with, so its gradients belong to those weights whatever happened to them since."""
+    cdef Block block
+    cdef int use
+    cdef uint64_t stamp
+    cdef object blas
+
+
+cdef class Cell:
+    """One layer in one direction: where its parameters and gradients are."""
+    cdef fr_layer layer
+    cdef fr_weights weights
+    cdef fr_weight_grads grads
+    cdef Packed packed
+    cdef tuple keep  # the arrays behind the pointers
+
+    cdef Packed pack(self, int use, uint64_t stamp):
+        """Packed weights good for `use`, made now unless the ones at hand still are."""
+        cdef Packed p = self.packed
+        cdef fr_status status
+        if p is not None and p.stamp == stamp and p.blas == _blas_serial:
+            if p.use & use == use:
+                return p
+            use |= p.use
+        p = Packed()
+        p.block = Block(fr_packed_bytes(&self.layer, use))
+        p.use, p.stamp, p.blas = use, stamp, _blas_serial
+        with nogil:
+            status = fr_pack(&self.layer, use, p.block.p, &self.weights)
+        if status != FR_OK:
+            raise RuntimeError(f"packing weights: {fr_status_text(status).decode()}")
+        self.packed = p
+        return p
+
+
+cdef class Engine:
+    """The computing side of RNN, LSTM and GRU.
+
+    Parameters
+    ----------
+    cell : str
+        A key of ``_CELLS``.
+    input_size, hidden_size, num_layers : int
+    bidirectional, batch_first : bool
+    dtype : dtype
+    """
+    cdef readonly int64_t input_size, hidden_size
+    cdef readonly int L, D
+    cdef readonly bint batch_first, has_c
+    cdef readonly object dtype
+    cdef list cells  # [layer * D + direction]
+    cdef object version
+    cdef uint64_t stamp, fingerprint
+
+    def __init__(self, str cell, int64_t input_size, int64_t hidden_size, int num_layers,
+                 bint bidirectional, bint batch_first, dtype):
+        cdef Cell c
+        self.input_size, self.hidden_size, self.L, self.D = input_size, hidden_size, num_layers, 1 + bidirectional
+        self.batch_first, self.has_c, self.dtype = batch_first, cell == "lstm", np.dtype(dtype)
+        self.cells = []
+        for i in range(self.L * self.D):
+            c = Cell()
+            c.layer.cell = _CELLS[cell]
+            c.layer.dtype = FR_F32 if self.dtype == np.float32 else FR_F64
+            c.layer.input_size = self.input_size if i < self.D else self.hidden_size * self.D
+            c.layer.hidden_size = self.hidden_size
+            self.cells.append(c)
+
+    def bind(self, int index, tuple params, tuple grads):
+        """Take the arrays of cell `index`: (w_ih, w_hh, b_ih, b_hh), biases None if there are
+        none, and their gradients. They are read at every call from now on."""
+        cdef Cell c = self.cells[index]
+        c.keep, c.packed = (params, grads), None
+        c.weights.w_ih, c.weights.w_hh = _data(params[0]), _data(params[1])
+        c.grads.w_ih, c.grads.w_hh = _data(grads[0]), _data(grads[1])
+        c.weights.b_ih = NULL if params[2] is None else _data(params[2])
+        c.weights.b_hh = NULL if params[3] is None else _data(params[3])
+        c.grads.b_ih = NULL if grads[2] is None else _data(grads[2])
+        c.grads.b_hh = NULL if grads[3] is None else _data(grads[3])
+
+    cdef void refresh(self, module):
+        """Notice changed parameters: by version, and where a user may hold the arrays, by value."""
+        cdef uint64_t fingerprint
+        version = module._version
+        if version != self.version:
+            self.version = version
+            self.stamp += 1
+            self.fingerprint = 0
+        if module.exposed:
+            flat = module._flat
+            fingerprint = fr_fingerprint(_data(flat), flat.nbytes)
+            if fingerprint != self.fingerprint:
+                self.fingerprint = fingerprint
+                self.stamp += 1
+
+    cdef _check_input(self, x):
+        """`x` as the kernels take it: floats with a dense last axis, or int64 tokens."""
+        cdef str layout = "(B, T" if self.batch_first else "(T, B"
+        if not isinstance(x, np.ndarray):
+            x = np.asarray(x)
+            if x.dtype == np.float64 and self.dtype == np.float32:
+                x = x.astype(np.float32)  # a list has no dtype of its own
+        kind = x.dtype.kind
+        if kind in "iu":
+            if x.ndim != 2:
+                raise ValueError(f"x: expected token ids of shape {layout}), got shape {x.shape}")
+            return x if x.dtype == np.int64 else x.astype(np.int64)
+        if x.dtype != self.dtype or not x.dtype.isnative:
+            raise TypeError(f"x: expected {self.dtype} or integer token ids, got {_describe(x)}")
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x: expected shape {layout}, {self.input_size}), got {x.shape}")
+        if x.strides[2] != x.itemsize or x.strides[0] % x.itemsize or x.strides[1] % x.itemsize:
+            x = np.ascontiguousarray(x)
+        return x
+
+    cdef tuple _check_state(self, str prefix, state, int64_t B):
+        """(h, c) as arrays or None; c is None for cells that have none."""
+        shape = (self.L * self.D, B, self.hidden_size)
+        if state is None:
+            return None, None
+        if not self.has_c:
+            return self._as_state(prefix + "h", state, shape), None
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise TypeError(f"{prefix}state: expected a pair (h, c), got {_describe(state)}")
+        return (self._as_state(prefix + "h", state[0], shape),
+                self._as_state(prefix + "c", state[1], shape))
+
+    cdef _as_state(self, str name, array, tuple shape):
+        if array is None:
+            return None
+        if isinstance(array, np.ndarray) and not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            array = np.ascontiguousarray(array)
+        _check_array(name, array, shape, self.dtype)
+        return array
+
+    cdef void _token_error(self, x, lengths) except *:
+        """Name the first token that is out of range."""
+        tokens = x.T if self.batch_first else x
+        bad = (tokens < 0) | (tokens >= self.input_size)
+        if lengths is not None:
+            bad &= np.arange(tokens.shape[0])[:, None] < lengths
+        t, b = np.argwhere(bad)[0]
+        raise ValueError(f"x: expected token ids in [0, {self.input_size}), got {tokens[t, b]} "
+                         f"at t={t}, b={b}")
+
+    cdef object _new(self, tuple shape, bint zeros):
+        return cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1], shape[2]],
+                                 self.dtype.num, 0) if zeros else np.empty(shape, self.dtype)
+
+    def run(self, module, x, state, lengths, bint keep):
+        """Forward through the stack.
+
+        Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`."""
+        cdef int64_t T, B, layer, index
+        cdef int d, use
+        cdef Cell cell
+        cdef Packed packed
+        cdef Block scratch, reserve
+        cdef fr_seq seq
+        cdef fr_forward_args a
+        cdef fr_status status
+        cdef Tape tape = None
+        cdef cnp.ndarray xa, ya
+
+        x = self._check_input(x)
+        cdef bint tokens = x.ndim == 2
+        T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
+        h0, c0 = self._check_state("", state, B)
+        if lengths is not None:
+            lengths = _check_lengths(lengths, T, B)
+        self.refresh(module)
+
+        shape = (self.L * self.D, B, self.hidden_size)
+        hT = np.empty(shape, self.dtype)
+        cT = np.empty(shape, self.dtype) if self.has_c else None
+        if keep:
+            if h0 is not None:
+                h0 = h0.copy()
+            if c0 is not None:
+                c0 = c0.copy()
+            tape = Tape.__new__(Tape)
+            tape.engine, tape.lengths, tape.h0, tape.c0 = self, lengths, h0, c0
+            tape.T, tape.B, tape.tokens = T, B, tokens
+            tape.arrays, tape.reserves, tape.packed, tape.cells = [x], [], [], list(self.cells)
+        memset(&seq, 0, sizeof(seq))
+        seq.T, seq.B = T, B
+        if lengths is not None:
+            seq.lengths = <const int64_t *> _data(lengths)
+        y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
+        cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
+        for layer in range(self.L):
+            y = np.empty(y_shape, self.dtype) if lengths is None else np.zeros(y_shape, self.dtype)
+            ya, xa = y, x
+            for d in range(self.D):
+                index = layer * self.D + d
+                cell = self.cells[index]
+                use = FR_USE_TOKENS if tokens else FR_USE_DENSE
+                if keep:
+                    use |= FR_USE_BACKWARD | (0 if tokens else FR_USE_DX)
+                packed = cell.pack(use, self.stamp)
+                seq.reverse = d
+                memset(&a, 0, sizeof(a))
+                if keep:
+                    reserve = Block(fr_reserve_bytes(&cell.layer, &seq))
+                    a.reserve = reserve.p
+                    tape.reserves.append(reserve)
+                    tape.packed.append(packed)
+                scratch = Block(fr_forward_scratch_bytes(&cell.layer, &seq, keep))
+                a.scratch, a.packed = scratch.p, packed.block.p
+                a.y = self._place(ya, d * self.hidden_size)
+                if tokens:
+                    a.tokens = self._place_tokens(xa)
+                else:
+                    a.x = self._place(xa, 0)
+                a.hT = <char *> _data(hT) + index * state_bytes
+                if h0 is not None:
+                    a.h0 = <char *> _data(h0) + index * state_bytes
+                if self.has_c:
+                    a.cT = <char *> _data(cT) + index * state_bytes
+                    if c0 is not None:
+                        a.c0 = <char *> _data(c0) + index * state_bytes
+                with nogil:
+                    status = fr_forward(&cell.layer, &seq, &a)
+                if status == FR_ETOKEN:
+                    self._token_error(x, lengths)
+                if status != FR_OK:
+                    raise ValueError(f"forward: {fr_status_text(status).decode()}")
+            if keep:
+                # The tape reads y again; a silent change would be a silently wrong gradient.
+                y.flags.writeable = False
+                tape.arrays.append(y)
+            x, tokens = y, False
+        final = (hT, cT) if self.has_c else hT
+        return (y, final, tape) if keep else (y, final)
+
+    cdef fr_array _place(self, cnp.ndarray array, int64_t offset):
+        """Address and strides of a (T,B,K) or (B,T,K) array, from element `offset` of a row on."""
+        cdef fr_array a
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+        cdef Py_ssize_t first = cnp.PyArray_STRIDE(array, 0) // size
+        cdef Py_ssize_t second = cnp.PyArray_STRIDE(array, 1) // size
+        a.p = <char *> _data(array) + offset * size
+        a.st, a.sb = (second, first) if self.batch_first else (first, second)
+        return a
+
+    cdef fr_tokens _place_tokens(self, cnp.ndarray array):
+        cdef fr_tokens a
+        cdef fr_array placed
+        # Strides of int64 arrays are multiples of 8 unless somebody viewed packed records.
+        placed = self._place(array, 0)
+        a.p, a.st, a.sb = <const int64_t *> placed.p, placed.st, placed.sb
+        return a
+
+    def plan(self, int64_t T, int64_t B, bint backward=False):
+        """How a call on (T, B) is split: dict of threads, rows, units, chunk (first layer)."""
+        cdef fr_plan p
+        cdef fr_seq seq
+        cdef Cell cell = self.cells[0]
+        memset(&seq, 0, sizeof(seq))
+        seq.T, seq.B = T, B
+        status = fr_plan_describe(&p, &cell.layer, &seq, backward)
+        if status != FR_OK:
+            raise ValueError(fr_status_text(status).decode())
+        return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk}
+
+
+def _check_lengths(lengths, int64_t T, int64_t B):
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got {_describe(lengths)}")
+    if (<object> lengths).shape != (B,):
+        raise ValueError(f"lengths: expected shape ({B},), got {(<object> lengths).shape}")
+    lengths = np.array(lengths, np.int64)
+    if B and (lengths.min() < 0 or lengths.max() > T):
+        bad = int(np.flatnonzero((lengths < 0) | (lengths > T))[0])
+        raise ValueError(f"lengths: expected 0 to {T}, got {lengths[bad]} at b={bad}")
+    return lengths
+
+
+cdef class Tape:
+    """What `backward` needs of one `forward`. Read-only: it may be run any number of times, and
+    gives the gradient at the weights that forward used even if they have changed since."""
+    cdef Engine engine
+    cdef int64_t T, B
+    cdef bint tokens
+    cdef object lengths, h0, c0
+    cdef list arrays    # x, then every layer's y
+    cdef list reserves, packed, cells
+
+    def backward(self, dy, dstate=None, *, bint need_dx=True):
+        """Add the gradients of all parameters to ``layer.grads`` and return those of the inputs.
+
+        Parameters
+        ----------
+        dy : ndarray of y's shape and dtype, or None
+            Gradient of the loss with respect to y; None: no loss depends on y directly.
+        dstate : ndarray or (ndarray, ndarray), optional
+            Gradient with respect to the final state, of its shape; either of an LSTM's may be None.
+        need_dx : bool, default True
+            False leaves out the gradient of x, which the first layer of a model has no use for.
+
+        Returns
+        -------
+        dx : ndarray of x's shape, or None
+            None for token input, or without `need_dx`.
+        dstate : ndarray of shape (L*D, B, H), or for LSTM a pair of them
+            Gradient with respect to the initial state (also if it was None: zeros).
+
+        Raises
+        ------
+        ValueError, TypeError
+            ``dy: expected shape ..., got ...``. No gradient has been changed.
+        """
+        cdef Engine e = self.engine
+        cdef int64_t layer, index
+        cdef int d
+        cdef Cell cell
+        cdef Packed packed
+        cdef Block scratch, reserve
+        cdef fr_seq seq
+        cdef fr_backward_args a
+        cdef fr_status status
+        cdef cnp.ndarray xa, ya, dya, dxa
+        cdef object dx = None
+
+        if dy is not None:
+            shape = (<object> self.arrays[e.L]).shape
+            if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
+                dy = np.ascontiguousarray(dy)
+            _check_array("dy", dy, shape, e.dtype)
+        dhT, dcT = e._check_state("d", dstate, self.B)
+        state_shape = (e.L * e.D, self.B, e.hidden_size)
+        dh0 = np.empty(state_shape, e.dtype)
+        dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
+        memset(&seq, 0, sizeof(seq))
+        seq.T, seq.B = self.T, self.B
+        if self.lengths is not None:
+            seq.lengths = <const int64_t *> _data(self.lengths)
+        cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)
+        for layer in range(e.L - 1, -1, -1):
+            x, y = self.arrays[layer], self.arrays[layer + 1]
+            tokens = layer == 0 and self.tokens
+            wanted = not tokens and (layer > 0 or need_dx)
+            dx = None
+            if wanted:
+                dx = np.empty(x.shape, e.dtype) if self.lengths is None else \
+                    np.zeros(x.shape, e.dtype)
+            xa, ya = x, y
+            for d in range(e.D):
+                index = layer * e.D + d
+                cell, packed = self.cells[index], self.packed[index]
+                reserve = self.reserves[index]
+                seq.reverse = d
+                memset(&a, 0, sizeof(a))
+                scratch = Block(fr_backward_scratch_bytes(&cell.layer, &seq, tokens))
+                a.scratch, a.packed, a.reserve = scratch.p, packed.block.p, reserve.p
+                a.grads = cell.grads
+                a.y = e._place(ya, d * e.hidden_size)
+                if tokens:
+                    a.tokens = e._place_tokens(xa)
+                else:
+                    a.x = e._place(xa, 0)
+                if wanted:
+                    dxa = dx
+                    a.dx = e._place(dxa, 0)
+                    a.dx_add = d or self.lengths is not None
+                if dy is not None:
+                    dya = dy
+                    a.dy = e._place(dya, d * e.hidden_size)
+                a.dh0 = <char *> _data(dh0) + index * state_bytes
+                if self.h0 is not None:
+                    a.h0 = <char *> _data(self.h0) + index * state_bytes
+                if dhT is not None:
+                    a.dhT = <char *> _data(dhT) + index * state_bytes
+                if e.has_c:
+                    a.dc0 = <char *> _data(dc0) + index * state_bytes
+                    if self.c0 is not None:
+                        a.c0 = <char *> _data(self.c0) + index * state_bytes
+                    if dcT is not None:
+                        a.dcT = <char *> _data(dcT) + index * state_bytes
+                with nogil:
+                    status = fr_backward(&cell.layer, &seq, &a)
+                if status != FR_OK:
+                    raise ValueError(f"backward: {fr_status_text(status).decode()}")
+            dy = dx
+        return dx, ((dh0, dc0) if e.has_c else dh0)
