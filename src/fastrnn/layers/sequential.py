@@ -1,0 +1,210 @@
+"""Sequential: layers one after another, as one model with one buffer of parameters.
+
+Not a graph: each layer gets what the previous one returned. For anything else, write a Module."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+
+from ..module import Module, build, describe
+
+
+class Sequential(Module):
+    """Chain of layers.
+
+    Parameters
+    ----------
+    *layers : Module
+        At least one, all of one dtype, each of them in no other container. They become part of the
+        model: their parameters move into its flat buffer, so read ``layer.params`` again
+        afterwards.
+
+    Attributes
+    ----------
+    layers : tuple of Module
+    params, grads : dict
+        Named by position and name in the layer, as in ``torch.nn.Sequential``:
+        ``0.weight_ih_l0``, ``1.weight``.
+
+    Notes
+    -----
+    The state is a tuple with one entry for each layer, None for those that keep none. `lengths`
+    goes to every layer whose ``forward`` has such an argument.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn as fr
+    >>> model = fr.Sequential(fr.Embedding(5, 4, seed=0), fr.Linear(4, 3, seed=1))
+    >>> list(model.params)
+    ['0.weight', '1.weight', '1.bias']
+    >>> y, state, tape = model.forward(np.array([[0, 1], [2, 3]]))
+    >>> y.shape, state
+    ((2, 2, 3), (None, None))
+    >>> tape.backward(np.ones_like(y))
+    (None, (None, None))
+    """
+
+    def __init__(self, *layers):
+        if not layers:
+            raise ValueError("layers: expected at least one, got none")
+        for i, layer in enumerate(layers):
+            self._check_layer(i, layer, layers)
+        dtypes = {layer.dtype.name: i for i, layer in enumerate(layers) if layer.dtype is not None}
+        if len(dtypes) > 1:
+            raise ValueError(
+                "layers: expected one dtype, got "
+                + " and ".join(f"{name} (layer {i})" for name, i in sorted(dtypes.items()))
+            )
+        self.layers = tuple(layers)
+        self._takes_lengths = tuple(
+            "lengths" in inspect.signature(layer.forward).parameters for layer in layers
+        )
+        self._allocate(self._shapes(), next(iter(dtypes), "float32"))
+        self._bind_layers()
+        for layer in layers:
+            layer._owner = weakref.ref(self)
+
+    @staticmethod
+    def _check_layer(i, layer, layers):
+        if not isinstance(layer, Module):
+            raise TypeError(f"layer {i}: expected a Module, got {type(layer).__name__}")
+        if any(layer is other for other in layers[:i]):
+            raise ValueError(
+                f"layer {i}: the same object is already in place; build a second layer"
+            )
+        if layer._owner is not None and layer._owner() is not None:
+            raise ValueError(f"layer {i}: it already belongs to another container")
+
+    def _shapes(self):
+        return [
+            (f"{i}.{name}", array.shape)
+            for i, layer in enumerate(self.layers)
+            for name, array in layer._params.items()
+        ]
+
+    def _bind_layers(self):
+        start = 0
+        for layer in self.layers:
+            stop = start + layer._flat.size
+            layer._rebind(self._flat[start:stop], self._flat_grad[start:stop])
+            start = stop
+
+    def _bound(self):
+        self._bind_layers()
+
+    def _touch(self):
+        super()._touch()
+        for layer in self.layers:
+            layer._touch()
+
+    def _expose(self):
+        super()._expose()
+        for layer in self.layers:
+            layer._expose()
+
+    def config(self):
+        return {"layers": [describe(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*(build(description) for description in config["layers"]))
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
+    def __call__(self, x, state=None, lengths=None):
+        """Run all layers without keeping anything.
+
+        Parameters
+        ----------
+        x : ndarray
+            As the first layer wants it.
+        state : tuple, one entry for each layer, or None
+        lengths : (B,) integers, optional
+            Length of each sequence, for the recurrent layers.
+
+        Returns
+        -------
+        y : ndarray
+            What the last layer returned.
+        state : tuple
+            The final state of each layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            ``state: expected a tuple of 2 entries, one for each layer, got ...``, and whatever a
+            layer raises.
+        """
+        final = []
+        for layer, initial, keywords in self._steps(state, lengths):
+            x, last = layer(x, initial, **keywords)
+            final.append(last)
+        return x, tuple(final)
+
+    def forward(self, x, state=None, lengths=None):
+        """Run all layers and also return a tape."""
+        final, tapes = [], []
+        for layer, initial, keywords in self._steps(state, lengths):
+            x, last, tape = layer.forward(x, initial, **keywords)
+            final.append(last)
+            tapes.append(tape)
+        return x, tuple(final), SequentialTape(tapes)
+
+    def _steps(self, state, lengths):
+        states = per_layer(state, len(self.layers), "state")
+        given = {} if lengths is None else {"lengths": lengths}
+        for layer, initial, takes in zip(self.layers, states, self._takes_lengths, strict=True):
+            yield layer, initial, given if takes else {}
+
+
+class SequentialTape:
+    """The tapes of all layers."""
+
+    def __init__(self, tapes):
+        self._tapes = tapes
+
+    def backward(self, dy, dstate=None):
+        """Add the gradients of all layers into ``model.grads`` and return those of the inputs.
+
+        Parameters
+        ----------
+        dy : ndarray like y, or None for zeros
+        dstate : tuple, one entry for each layer, or None
+            Gradient of the final states; an entry may be None for zeros.
+
+        Returns
+        -------
+        dx : ndarray, or None where the first layer takes ids, or if no gradient reaches it
+        dstate : tuple
+            Gradient of the initial states; None where there is none.
+        """
+        dstates = per_layer(dstate, len(self._tapes), "dstate")
+        if dy is None and all(entry is None for entry in dstates):
+            raise ValueError("backward: expected dy or dstate, got neither")
+        initial = []
+        for tape, dlast in zip(reversed(self._tapes), reversed(dstates), strict=True):
+            if dy is None and dlast is None:  # nothing came from above, only layers below have some
+                initial.append(None)
+                continue
+            dy, dfirst = tape.backward(dy, dlast)
+            initial.append(dfirst)
+        return dy, tuple(reversed(initial))
+
+
+def per_layer(state, count: int, name: str) -> tuple:
+    """Return `state` as a tuple of `count` entries; None stands for that many None."""
+    if state is None:
+        return (None,) * count
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(
+            f"{name}: expected a tuple of {count} entries, one for each layer, "
+            f"got {type(state).__name__}"
+        )
+    if len(state) != count:
+        raise ValueError(
+            f"{name}: expected a tuple of {count} entries, one for each layer, got {len(state)}"
+        )
+    return tuple(state)

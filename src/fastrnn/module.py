@@ -1,0 +1,294 @@
+"""Module: what layers and models have in common: parameters, gradients, saving, rebuilding.
+
+The parameters of a module lie one behind another in one flat buffer, their gradients in a second
+one of the same layout, and the named arrays are views into them:
+
+    _flat       | weight_ih_l0 ......... | weight_hh_l0 ... | bias_ih_l0 | bias_hh_l0 |
+    _flat_grad  | weight_ih_l0 ......... | weight_hh_l0 ... | bias_ih_l0 | bias_hh_l0 |
+
+So clipping, an optimizer step or an all-reduce is one call over one array, whatever the model. A
+container (`Sequential`) makes one such pair for the whole model and moves its layers into it.
+
+Not here: computing anything. Layers do that; how one is called is told in `Module`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+class Module:
+    """Base class of layers and models.
+
+    A subclass calls `_allocate` in its ``__init__``, writes initial values into ``self._params``,
+    and defines ``config`` and how it computes, with the same three calls for every layer::
+
+        y, state       = layer(x, state=None, lengths=None)           # inference
+        y, state, tape = layer.forward(x, state=None, lengths=None)   # training
+        dx, dstate     = tape.backward(dy, dstate=None)               # adds into layer.grads
+
+    A layer without recurrent state returns None for it. A tape is not changed by ``backward``,
+    which may be called again.
+
+    Attributes
+    ----------
+    params, grads : dict of str to ndarray
+        Views into the flat buffers. Assigning to a name writes into the view.
+    dtype : dtype
+        float32 or float64; None in a module without parameters.
+    exposed : bool
+        Whether `params` has been read, so that somebody may hold views and edit them at any time.
+        An engine that caches anything made from parameters must then look at the values again;
+        before that, `_version` says whether they changed.
+
+    Examples
+    --------
+    >>> import fastrnn as fr
+    >>> layer = fr.Linear(3, 2, seed=0)
+    >>> {name: array.shape for name, array in layer.params.items()}
+    {'weight': (2, 3), 'bias': (2,)}
+    >>> layer.params["bias"] = 0
+    >>> layer.state_dict()["bias"]
+    array([0., 0.], dtype=float32)
+    """
+
+    dtype = None
+    _owner = None  # weak reference to the container that holds our parameters
+
+    _classes: ClassVar[dict[str, type[Module]]] = {}  # all subclasses by name, for `build`
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        known = Module._classes.get(cls.__name__)
+        if known and known.__module__.startswith("fastrnn.") and cls.__module__ != known.__module__:
+            raise TypeError(f"{cls.__name__}: fastrnn has a class of this name, choose another")
+        Module._classes[cls.__name__] = cls
+
+    # ---- memory
+
+    def _allocate(self, shapes, dtype) -> None:
+        """Make the buffers for parameters of these ``(name, shape)`` pairs; all zeros."""
+        self.dtype = _float_dtype(dtype)
+        size = sum(int(np.prod(shape)) for _, shape in shapes)
+        self._params, self._grads = Views(), Views()
+        self._version, self.exposed = 0, False
+        self._point(aligned_zeros(size, self.dtype), aligned_zeros(size, self.dtype), shapes)
+
+    def _point(self, flat, flat_grad, shapes) -> None:
+        """Make these buffers the module's own, and the named arrays views into them."""
+        self._flat, self._flat_grad = flat, flat_grad
+        start = 0
+        for name, shape in shapes:
+            stop = start + int(np.prod(shape))
+            self._params.bind(name, flat[start:stop].reshape(shape))
+            self._grads.bind(name, flat_grad[start:stop].reshape(shape))
+            start = stop
+
+    def _rebind(self, flat, flat_grad) -> None:
+        """Move parameters and gradients into these 1-D slices, of the module's size and dtype."""
+        flat[...], flat_grad[...] = self._flat, self._flat_grad
+        self._point(flat, flat_grad, [(name, a.shape) for name, a in self._params.items()])
+        self._bound()
+
+    def _bound(self) -> None:
+        """Called after `_rebind`: drop every pointer into the old buffers."""
+
+    def _touch(self) -> None:
+        """Called after parameters were written by anything but a user's hand."""
+        self._version += 1
+
+    def _expose(self) -> None:
+        """Called when views of the parameters are given away."""
+        self.exposed = True
+
+    # ---- what users see
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """Parameters by name, views of shape and order as documented by the layer."""
+        self._expose()
+        return self._params
+
+    @property
+    def grads(self) -> dict[str, np.ndarray]:
+        """Gradients by name; ``tape.backward`` adds into them."""
+        return self._grads
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self._flat_grad.fill(0)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters by name."""
+        return {name: array.copy() for name, array in self._params.items()}
+
+    def load_state_dict(self, mapping: Mapping) -> None:
+        """Set all parameters.
+
+        Parameters
+        ----------
+        mapping : mapping of str to array-like
+            One value per parameter name, of the parameter's shape and any real dtype: a
+            `state_dict` of this library, or one of PyTorch as it is.
+
+        Raises
+        ------
+        ValueError
+            ``missing key(s): bias``, ``unexpected key(s): b``, ``weight: expected shape (2, 3), got
+            (3, 2)``, or a finite value that overflows the module's dtype. Nothing has been written.
+        TypeError
+            ``weight: expected real numbers, got complex128``.
+        """
+        for what, names in (
+            ("missing", self._params.keys() - mapping.keys()),
+            ("unexpected", mapping.keys() - self._params.keys()),
+        ):
+            if names:
+                raise ValueError(f"{what} key(s): {', '.join(sorted(map(str, names)))}")
+        arrays = {name: _cast(name, mapping[name], p) for name, p in self._params.items()}
+        for name, array in arrays.items():
+            self._params[name] = array
+        self._touch()
+
+    def config(self) -> dict:
+        """Return the constructor's arguments, without ``seed``, as JSON can hold them."""
+        raise TypeError(f"{type(self).__name__}: no config() is defined, so it cannot be rebuilt")
+
+    @classmethod
+    def from_config(cls, config: dict) -> Module:
+        """Build a module from what `config` returned; its parameters are fresh."""
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self):
+        # copy.deepcopy and pickle: views must not become arrays of their own. Gradients stay
+        # behind.
+        return _rebuild, (type(self), self.config(), self.state_dict())
+
+
+class Views(dict):
+    """Named views into a flat buffer, a fixed set: ``views[name] = values`` writes into the view.
+
+    So ``params["bias"] += 1`` and ``params["bias"] = 0`` change the model, as one would expect,
+    instead of putting an array into the dict that the model knows nothing of.
+    """
+
+    def bind(self, name, view):
+        super().__setitem__(name, view)
+
+    def __setitem__(self, name, values):
+        if name not in self:
+            raise KeyError(f"{name}: no such parameter; there are {', '.join(self)}")
+        view = self[name]
+        if values is not view:  # `views[name] += x` has already changed it
+            view[...] = values
+
+    def _fixed(self, *args, **kwargs):
+        raise TypeError("the set of parameters is fixed; write into an array instead")
+
+    __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _fixed
+
+
+def aligned_zeros(size: int, dtype) -> np.ndarray:
+    """Return `size` zeros in a 1-D array that starts at a multiple of 64 bytes."""
+    dtype = np.dtype(dtype)
+    raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def roots(model: Module | Iterable[Module]) -> list[Module]:
+    """Return the modules that together hold every parameter of `model` exactly once.
+
+    A layer that was moved into a container is left out if the container is there too, and so is a
+    module that is named twice or has no parameters.
+
+    Raises
+    ------
+    TypeError
+        ``model: expected a Module or a sequence of Modules, got ndarray``.
+    """
+    modules = [model] if isinstance(model, Module) else model
+    if not isinstance(modules, Iterable):
+        raise TypeError(f"model: expected a Module or a sequence of Modules, got {_kind(model)}")
+    spans = []
+    for module in modules:
+        if not isinstance(module, Module):
+            raise TypeError(
+                f"model: expected a Module or a sequence of Modules, got {_kind(module)}"
+            )
+        if module._flat.size:
+            start = module._flat.ctypes.data
+            spans.append((start, -module._flat.nbytes, len(spans), module))
+    kept, covered = [], 0
+    for start, negative_bytes, order, module in sorted(spans, key=lambda span: span[:3]):
+        if start - negative_bytes > covered:  # buffers are nested or apart, never partly shared
+            kept.append((order, module))
+            covered = start - negative_bytes
+    return [module for _, module in sorted(kept, key=lambda pair: pair[0])]
+
+
+def describe(module: Module) -> dict:
+    """Return class name and config of a module, from which `build` makes another."""
+    return {"class": type(module).__name__, "config": module.config()}
+
+
+def build(description: dict) -> Module:
+    """Build the module that `describe` described, with fresh parameters.
+
+    Raises
+    ------
+    ValueError
+        ``class: expected a known Module, got 'Foo'``: its definition has not been imported.
+    """
+    name = description["class"]
+    if name not in Module._classes:
+        import fastrnn
+
+        getattr(fastrnn, name, None)  # the package imports its parts when they are first asked for
+    if name not in Module._classes:
+        raise ValueError(f"class: expected a known Module, got {name!r}")
+    return Module._classes[name].from_config(description["config"])
+
+
+def _rebuild(cls, config, state):
+    module = cls.from_config(config)
+    module.load_state_dict(state)
+    return module
+
+
+def _float_dtype(dtype) -> np.dtype:
+    try:
+        result = None if dtype is None else np.dtype(dtype)  # NumPy reads None as float64
+    except TypeError:
+        result = None
+    if result is None or result not in _FLOATS:
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return result
+
+
+def _cast(name, value, parameter) -> np.ndarray:
+    """Return a copy of `value` in the dtype of `parameter`, or explain why there is none."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+    if value.shape != parameter.shape:
+        raise ValueError(f"{name}: expected shape {parameter.shape}, got {value.shape}")
+    with np.errstate(over="ignore"):
+        array = value.astype(parameter.dtype)
+    if np.isinf(array).sum() != np.isinf(value).sum():
+        raise ValueError(f"{name}: a value is too large for {parameter.dtype}")
+    return array
+
+
+def _kind(value) -> str:
+    return type(value).__name__
