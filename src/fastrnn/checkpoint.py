@@ -1,0 +1,164 @@
+"""save and load: a model in one safetensors file.
+
+Never pickle: loading a file runs none of its code.
+
+The tensors have the names of `Module.state_dict`, so other programs can read them. What is needed
+to build the model again is in the file's metadata: under "format" the name of this layout, and
+under "model" the JSON of `module.describe`.
+
+A file is written beside its final place, flushed to the disk, and then renamed: at any moment the
+path holds either the whole old file or the whole new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+
+import numpy as np
+
+from .module import Module, build, describe
+
+FORMAT = "fastrnn model 1"
+
+
+def save(model, path) -> None:
+    """Write a model to a file.
+
+    Parameters
+    ----------
+    model : Module
+    path : str or path-like
+        An existing file is replaced only when the new one is complete on disk.
+
+    Raises
+    ------
+    OSError
+        ``[Errno 13] Permission denied: PATH`` and the like; an old file is as it was.
+    TypeError
+        ``model: expected a Module, got ndarray``, or the model has no ``config()``.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import fastrnn as fr
+    >>> model = fr.Linear(3, 2, seed=0)
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> fr.save(model, path)
+    >>> bool((fr.load(path).params["weight"] == model.params["weight"]).all())
+    True
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
+    metadata = {"format": FORMAT, "model": json.dumps(describe(model))}
+    write_tensors(path, model.state_dict(), metadata)
+
+
+def load(path) -> Module:
+    """Read the model that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Module
+        Of the class that was saved; a class of your own must have been imported.
+
+    Raises
+    ------
+    ValueError
+        ``PATH: not a whole safetensors file (REASON)``, ``PATH: expected format 'fastrnn model 1',
+        got None``, ``PATH: cannot build the model (REASON)``: also if tensors and configuration do
+        not fit together.
+    OSError
+        ``[Errno 2] No such file or directory: PATH`` and the like.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {metadata.get('format')!r}")
+    try:
+        model = build(json.loads(metadata["model"]))
+        model.load_state_dict(tensors)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot build the model ({error})") from error
+    return model
+
+
+def write_tensors(path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays and strings to a safetensors file, in one step as far as a reader can see.
+
+    Parameters
+    ----------
+    path : str or path-like
+    tensors : mapping of str to ndarray
+    metadata : mapping of str to str
+
+    Raises
+    ------
+    OSError
+        Names `path`; an old file is as it was.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    # to_bytes would write a strided array's memory, not its elements.
+    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    data = to_bytes(dense, dict(metadata))
+    path = os.fspath(path)
+    target = os.path.realpath(path)  # through a link, not in its place
+    temporary = f"{target}.{secrets.token_hex(4)}.tmp"  # same directory: rename works within a disk
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:  # Ctrl-C too
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+        _sync_directory(os.path.dirname(target))
+    except OSError as error:  # the temporary name would tell the caller nothing
+        raise type(error)(error.errno, error.strerror, path) from None
+
+
+def read_tensors(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read what `write_tensors` wrote.
+
+    Returns
+    -------
+    tensors : dict of str to ndarray
+    metadata : dict of str to str
+
+    Raises
+    ------
+    ValueError
+        ``PATH: not a whole safetensors file (REASON)``.
+    OSError
+        Names `path`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = os.fspath(path)
+    with open(path, "rb"):  # for its errors: those of safetensors do not name the file
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:  # OSError: too short to be mapped into memory
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _sync_directory(directory: str) -> None:
+    """Make a rename survive a power failure, where a directory can be opened (not on Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
