@@ -14,10 +14,12 @@ def configure(parser) -> None:
 
 def run(args) -> int:
     """Print the configuration, and return the exit code."""
-    from ..config import config_info, show_config
+    from ..config import show_config
 
+    config = show_config()
     if args.json:
-        print(json.dumps(config_info()))
+        print(json.dumps(config))
     else:
-        show_config()
+        for name, value in config.items():
+            print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")
     return 0
