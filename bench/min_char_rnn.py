@@ -3,12 +3,18 @@
 What it is: the configuration of Andrej Karpathy's well-known 112 lines (vanilla RNN of 100 units,
 25 characters a chunk, one stream, Adagrad 0.1, gradients clipped to +-5), written here anew in
 the same style, one-hot column vectors and one small product at a time, next to the same model in
-fastrnn. All learn the same text in alternating slices; the loss curves have to agree. NumPy runs
-twice: in float64, which is what the recipe's plain ``np.zeros`` and ``randn`` make, and in float32.
+fastrnn. All learn the same text in alternating slices. NumPy runs in float64, which is what the
+recipe's plain ``np.zeros`` and ``randn`` make, and in float32; fastrnn likewise.
 What it is not: NumPy at its best; that is ``numpy_rnn.py``.
 
-One thing differs from the original, on all sides: Adagrad divides by sqrt(sum) + 1e-10 as torch's
-does, and not by sqrt(sum + 1e-8). There is one hidden bias, so fastrnn's ``bias_hh`` stays at zero.
+The same curve: this training is chaotic. Adagrad's first step is 0.1 times the sign of every
+gradient, the loss triples within five chunks, and a rounding error of 1e-16 is 1e-6 after twenty;
+NumPy's own two dtypes part as early. Hence two checks: in float64 the losses of the first 10
+iterations, five of them wild, agree to 1e-6; and over the whole run fastrnn's smooth loss in
+float32 stays within 5 % of NumPy's in float64, with NumPy's own float32 printed beside it.
+
+One thing differs from the original, on all sides: Adagrad divides by sqrt(sum) + 1e-4, which is
+torch's form, instead of sqrt(sum + 1e-8). There is one hidden bias, so ``bias_hh`` stays at zero.
 
     python bench/min_char_rnn.py [TEXT] --iterations 2000
 """
@@ -22,7 +28,8 @@ import numpy as np
 
 import fastrnn as fr
 
-HIDDEN, CHUNK, RATE, LIMIT, EPSILON = 100, 25, 0.1, 5.0, 1e-10
+HIDDEN, CHUNK, RATE, LIMIT, EPSILON = 100, 25, 0.1, 5.0, 1e-4
+EXACT = 10  # iterations before rounding shows in float64
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 
 
@@ -70,11 +77,13 @@ class FastModel:
     """The same model in fastrnn."""
 
     def __init__(self, Wxh, Whh, bh, Why, by):
-        vocabulary = len(by)
-        self.model = fr.Sequential(fr.RNN(vocabulary, HIDDEN), fr.Linear(HIDDEN, vocabulary))
+        vocabulary, dtype = len(by), by.dtype.name
+        self.model = fr.Sequential(
+            fr.RNN(vocabulary, HIDDEN, dtype=dtype), fr.Linear(HIDDEN, vocabulary, dtype=dtype)
+        )
         names = ("0.weight_ih_l0", "0.weight_hh_l0", "0.bias_ih_l0", "1.weight", "1.bias")
         weights = dict(zip(names, (Wxh, Whh, bh, Why, by), strict=True))
-        self.model.load_state_dict(weights | {"0.bias_hh_l0": np.zeros(HIDDEN, np.float32)})
+        self.model.load_state_dict(weights | {"0.bias_hh_l0": np.zeros(HIDDEN)})
         self.optimizer = fr.optim.Adagrad(self.model, RATE, eps=EPSILON)
         self.second_bias = self.model.grads["0.bias_hh_l0"]
         self.state = None
@@ -108,44 +117,60 @@ def main():
         np.zeros(vocabulary, np.float32),
     )
     models = {
-        "NumPy float64": NumpyModel(*(value.astype(np.float64) for value in weights)),
-        "NumPy float32": NumpyModel(*weights),
-        "fastrnn": FastModel(*weights),
+        f"{name} {dtype}": model(*(value.astype(dtype) for value in weights))
+        for name, model in (("NumPy", NumpyModel), ("fastrnn", FastModel))
+        for dtype in ("float64", "float32")
     }
     losses, times = train(models, tokens, options.iterations)
     curves = {name: smooth(values, vocabulary) for name, values in losses.items()}
-    difference = float(np.abs(curves["fastrnn"] / curves["NumPy float64"] - 1).max())
     us = {name: measure.quartiles(values) for name, values in times.items()}
-    ratios = {name: us[name]["median"] / us["fastrnn"]["median"] for name in models}
-    env = measure.environment()
-    points = [int(k) for k in np.linspace(0, options.iterations - 1, 6)]
-    rows = [
-        ("us per iteration", *(f"{us[name]['median']:.1f}" for name in models)),
-        ("ratio to fastrnn", *(f"{ratios[name]:.1f}" for name in models)),
-        *(
-            (f"smooth loss after {k + 1:,}", *(f"{curves[name][k]:.4f}" for name in models))
-            for k in points
-        ),
-    ]
-    markdown = (
-        f"{measure.headline(env)} RNN {HIDDEN}, {CHUNK} steps, one stream of {len(tokens):,} "
-        f"characters, Adagrad {RATE}, clip {LIMIT}, {options.iterations:,} iterations.\n\n"
-        f"{measure.table(('min-char-rnn', *models), rows)}\n"
-        f"Largest relative difference of fastrnn's smooth loss from NumPy's: {difference:.1e}.\n"
-    )
-    print(markdown)
-    # Rounding differs and recurrent training amplifies it; a wrong gradient is off by far more.
-    if not difference < options.tolerance:
-        raise SystemExit(f"the loss curves differ by more than {options.tolerance}")
-    report = {
-        "environment": env,
-        "us_per_iteration": us,
-        "ratio": ratios,
-        "largest_relative_difference": difference,
-        "smooth_loss": {name: [float(curves[name][k]) for k in points] for name in models},
-        "iterations": options.iterations,
+    fast = us["fastrnn float32"]["median"]
+    first = slice(EXACT)
+    differences = {
+        "first": difference(losses["fastrnn float64"][first], losses["NumPy float64"][first]),
+        "fastrnn": difference(curves["fastrnn float32"], curves["NumPy float64"]),
+        "NumPy": difference(curves["NumPy float32"], curves["NumPy float64"]),
     }
-    print("written:", measure.write("min_char_rnn", report, markdown))
+    points = [int(k) for k in np.linspace(0, options.iterations - 1, 6)]
+    env = measure.environment()
+    markdown = report(options, env, tokens, us, curves, points, differences)
+    print(markdown)
+    if not differences["first"] < 1e-6:
+        raise SystemExit(f"the first {EXACT} losses differ in float64: not the same training")
+    if not differences["fastrnn"] < 0.05:
+        raise SystemExit("the float32 loss curves differ by more than 5 %")
+    result = {
+        "environment": env,
+        "iterations": options.iterations,
+        "us_per_iteration": us,
+        "ratio": {name: value["median"] / fast for name, value in us.items()},
+        "differences": differences,
+        "smooth_loss": {name: [float(curve[k]) for k in points] for name, curve in curves.items()},
+    }
+    print("written:", measure.write("min_char_rnn", result, markdown))
+
+
+def report(options, env, tokens, us, curves, points, differences):
+    fast = us["fastrnn float32"]["median"]
+    rows = [
+        ("us per iteration", *(f"{value['median']:.1f}" for value in us.values())),
+        ("ratio to the last", *(f"{value['median'] / fast:.1f}" for value in us.values())),
+    ]
+    for k in points:
+        losses = (f"{curve[k]:.3f}" for curve in curves.values())
+        rows.append((f"smooth loss after {k + 1:,}", *losses))
+    return (
+        f"{measure.headline(env)} RNN {HIDDEN}, {CHUNK} steps, one stream of {len(tokens):,} "
+        f"characters, Adagrad {RATE}, clip {LIMIT:g}, {options.iterations:,} iterations.\n\n"
+        f"{measure.table(('min-char-rnn', *us), rows)}\n"
+        f"Relative difference from NumPy float64, at most: losses of the first {EXACT} iterations, "
+        f"fastrnn float64 {differences['first']:.1e}; smooth loss of all, fastrnn float32 "
+        f"{differences['fastrnn']:.1e}, NumPy float32 {differences['NumPy']:.1e}.\n"
+    )
+
+
+def difference(curve, expected):
+    return float(np.abs(np.divide(curve, expected) - 1).max())
 
 
 def train(models, tokens, iterations, slice_length=50):
@@ -193,9 +218,6 @@ def arguments():
     )
     parser.add_argument("text", nargs="?", type=Path, help="default: Tiny Shakespeare")
     parser.add_argument("--iterations", type=int, default=2000, help="default 2000")
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="of the smooth loss curves (default 1e-3)"
-    )
     return parser.parse_args()
 
 
