@@ -1,15 +1,15 @@
 /* gru.c: the GRU cell with the reset gate after the recurrent product, one step of one tile.
  *
- *   r, z = sigmoid(x W^T + b_i + h_{t-1} R^T + b_h)                           (G1)
- *   q    = h_{t-1} R_n^T + b_hn                                               (G2)
- *   n    = tanh(x W_n^T + b_in + r * q)                                       (G3)
- *   h_t  = z * h_{t-1} + (1 - z) * n                                          (G4)
+ *   r, z = sigmoid(x W^T + b_i + h_{t-1} R^T + b_h)                           (G1, G2)
+ *   q    = h_{t-1} R_n^T + b_hn                                               (G3)
+ *   n    = tanh(x W_n^T + b_in + r * q)                                       (G4)
+ *   h_t  = z * h_{t-1} + (1 - z) * n                                          (G5)
  *
  * Cho et al. 2014 in the variant of cuDNN and torch.nn: one product a step is enough. The
  * variant of the paper is in gru_before.c.
  *
  * Not compiled on its own: see lstm.c. The reserve of a row is [r|z|n|q]. A row of dG is
- * [dr|dz|dn|dq]: the candidate's input half (dn) and recurrent half (dq = dn * r) differ. */
+ * [dr|dz|dn|dq] (G11): the candidate's input half (dn) and recurrent half (dq = dn * r) differ. */
 #define CELL gru
 #define CELL_PHASES 1
 #define CELL_CARRIES_H 1
@@ -27,9 +27,9 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
 
     for (int m = 0; m < h; m++)
         bias_row[m] = bias;
-    for (int g = 0; g < 2; g++) /* (G1): x W^T + b_i + b_h is already in xw */
+    for (int g = 0; g < 2; g++) /* (G1, G2): x W^T + b_i + b_h is already in xw */
         NAME(recurrent_tile)(call, pre[g], a->xw + q0, g * Hp + p * NR, a->hprev + q0, h, p, g);
-    NAME(recurrent_tile)(call, pre[2], bias_row, 3 * Hp + p * NR, a->hprev + q0, h, p, 2); /* (G2) */
+    NAME(recurrent_tile)(call, pre[2], bias_row, 3 * Hp + p * NR, a->hprev + q0, h, p, 2); /* (G3) */
 
     for (int m = 0; m < h; m++) {
         const real *hprev = a->hprev[q0 + m], *xw = a->xw[q0 + m];
@@ -39,8 +39,8 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
             const vr r = vsigmoid(vload(pre[0] + at));
             const vr z = vsigmoid(vload(pre[1] + at));
             const vr q = vload(pre[2] + at);
-            const vr n = vtanh(vload(xw + 2 * Hp + u) + r * q);       /* (G3) */
-            const vr h_t = n + z * (vload_n(hprev + u, H - u) - n);   /* (G4) */
+            const vr n = vtanh(vload(xw + 2 * Hp + u) + r * q);       /* (G4) */
+            const vr h_t = n + z * (vload_n(hprev + u, H - u) - n);   /* (G5) */
             vstore_n(h_row + u, h_t, H - u);
             if (keep) {
                 vstore(gates + u, r);
@@ -60,7 +60,7 @@ FR_INLINE void NAME(gru_backward_tile)(const fr_call *call, const NAME(row_array
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    NAME(dh_tile)(call, dh_tile, a, q0, h, p, 3); /* (G9): dh z of step t+1, and [dr|dz|dq] R */
+    NAME(dh_tile)(call, dh_tile, a, q0, h, p, 3); /* (G14): dh z of step t+1, and [dr|dz|dq] R */
 
     for (int m = 0; m < h; m++) {
         const real *gates = a->gates[q0 + m], *dy = a->dy[q0 + m];
@@ -72,10 +72,10 @@ FR_INLINE void NAME(gru_backward_tile)(const fr_call *call, const NAME(row_array
             vr dh = vload(dh_tile + m * NR + v * VL);
             if (dy)
                 dh += vload_n(dy + u, H - u);
-            /* forward was h = z * h_prev + (1 - z) * n */
+            /* forward was h = z * h_prev + (1 - z) * n (G7, G8) */
             const vr dz = dh * (vload_n(a->hprev[q0 + m] + u, H - u) - n);
             const vr dn = dh * ((real)1 - z) * ((real)1 - n * n);
-            /* forward was n = tanh(xw + r * q) */
+            /* forward was n = tanh(xw + r * q); then through the sigmoids (G9, G10) */
             vstore(dg_row + u, dn * q * r * ((real)1 - r));
             vstore(dg_row + Hp + u, dz * z * ((real)1 - z));
             vstore(dg_row + 2 * Hp + u, dn);

@@ -1,14 +1,15 @@
 /* gru_before.c: the GRU cell as published, with the reset gate before the recurrent product.
  *
  *   r, z = sigmoid(x W^T + h_{t-1} R^T + b)                                   (GB1)
- *   n    = tanh(x W_n^T + (r * h_{t-1}) R_n^T + b)                            (GB2)
- *   h_t  = z * h_{t-1} + (1 - z) * n                                          (GB3)
+ *   p    = r * h_{t-1}                                                        (GB2)
+ *   n    = tanh(x W_n^T + p R_n^T + b)                                        (GB3)
+ *   h_t  = z * h_{t-1} + (1 - z) * n                                          (GB4)
  *
  * Cho et al. 2014. The candidate's product needs every unit of r * h, so a step has two phases
  * with a barrier between them, forward and backward; that is what the variant of gru.c saves.
  *
  * Not compiled on its own: see lstm.c. The reserve of a row is [r|z|n|r*h]; a row of dG is
- * [dr|dz|dn]. */
+ * [dr|dz|dn] (GB8). */
 #define CELL gru_before
 #define CELL_PHASES 2
 #define CELL_CARRIES_H 1
@@ -38,7 +39,7 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
     }
     for (int m = 0; m < h; m++)
         rh[m] = a->gates[q + m] + 3 * Hp;
-    NAME(recurrent_tile)(call, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, 2); /* (GB2) */
+    NAME(recurrent_tile)(call, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, 2); /* (GB3) */
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
@@ -58,7 +59,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
     _Alignas(64) real tile[FR_MR * NR];
 
     if (phase == 0) {
-        NAME(dh_tile)(call, tile, a, q, h, p, 2); /* (GB8) */
+        NAME(dh_tile)(call, tile, a, q, h, p, 2); /* (GB7), but for dp * r */
         for (int m = 0; m < h; m++)
             for (int v = 0; v < vectors; v++) {
                 const ptrdiff_t u = p * NR + v * VL;
@@ -67,7 +68,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
                 vr dh = vload(tile + m * NR + v * VL);
                 if (dy)
                     dh += vload_n(dy + u, H - u);
-                /* forward was h = z * h_prev + (1 - z) * n */
+                /* forward was h = z * h_prev + (1 - z) * n (G7, G8, G10) */
                 const vr dz = dh * (vload_n(a->hprev[q + m] + u, H - u) - n);
                 vstore(a->dg[q + m] + Hp + u, dz * z * ((real)1 - z));
                 vstore(a->dg[q + m] + 2 * Hp + u, dh * ((real)1 - z) * ((real)1 - n * n));
@@ -79,7 +80,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
         zeros[m] = (const real *)call->zeros;
         dg[m] = a->dg[q + m];
     }
-    /* forward was n = tanh(... + (r * h_prev) R_n^T): d(r * h_prev) = dn R_n */
+    /* forward was n = tanh(... + (r * h_prev) R_n^T): d(r * h_prev) = dn R_n (GB5, GB6) */
     const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * 3 + 2) * H * NR;
     NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](tile, NR, zeros, 0, dg, 2 * Hp, H, Rb);
     for (int m = 0; m < h; m++)
@@ -89,7 +90,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
             real *carry = a->carry_h[q + m] + u;
             const vr dr = drh * vload_n(a->hprev[q + m] + u, H - u);
             vstore(a->dg[q + m] + u, dr * r * ((real)1 - r));
-            vstore(carry, vload(carry) + drh * r);
+            vstore(carry, vload(carry) + drh * r); /* (GB7) */
         }
 }
 

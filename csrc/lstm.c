@@ -2,8 +2,7 @@
  *
  *   a_t = x_t W^T + h_{t-1} R^T + b          gates [i|f|g|o]                  (L1)
  *   i, f, o = sigmoid(a);   g = tanh(a)                                       (L2)
- *   c_t = f * c_{t-1} + i * g                                                 (L3)
- *   h_t = o * tanh(c_t)                                                       (L4)
+ *   c_t = f * c_{t-1} + i * g;   h_t = o * tanh(c_t)                          (L3)
  *
  * Hochreiter & Schmidhuber 1997; forget gate from Gers et al. 2000; no peepholes.
  *
@@ -37,7 +36,7 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
             const vr o = vsigmoid(vload(pre[3] + at));
             const vr c = f * vload(cprev + u) + i * g; /* (L3) */
             vstore(c_row + u, c);
-            vstore_n(h_row + u, o * vtanh(c), H - u); /* (L4) */
+            vstore_n(h_row + u, o * vtanh(c), H - u);
             if (keep) {
                 vstore(gates + u, i);
                 vstore(gates + Hp + u, f);
@@ -56,7 +55,7 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L9): dG_{t+1} R */
+    NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L11): dG_{t+1} R */
 
     for (int m = 0; m < h; m++) {
         const real *gates = a->gates[q + m], *dy = a->dy[q + m];
@@ -68,16 +67,16 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
             const vr tanh_c = vtanh(vload(gates + 4 * Hp + u));
             vr dh = vload(dh_tile + m * NR + v * VL);
             if (dy)
-                dh += vload_n(dy + u, H - u);
-            /* forward was h = o * tanh(c) */
+                dh += vload_n(dy + u, H - u); /* (L4) */
+            /* forward was h = o * tanh(c) (L5, L6) */
             const vr d_o = dh * tanh_c;
             const vr dc = vload(a->dc_in[q + m] + u) + dh * o * ((real)1 - tanh_c * tanh_c);
-            /* forward was c = f * c_prev + i * g; then through sigmoid and tanh */
+            /* forward was c = f * c_prev + i * g (L7); then through sigmoid and tanh (L9) */
             vstore(dg_row + u, dc * g * i * ((real)1 - i));
             vstore(dg_row + Hp + u, dc * vload(a->cprev[q + m] + u) * f * ((real)1 - f));
             vstore(dg_row + 2 * Hp + u, dc * i * ((real)1 - g * g));
             vstore(dg_row + 3 * Hp + u, d_o * o * ((real)1 - o));
-            vstore(a->carry_c[q + m] + u, dc * f);
+            vstore(a->carry_c[q + m] + u, dc * f); /* (L8) */
         }
     }
 }

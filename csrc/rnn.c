@@ -1,9 +1,9 @@
 /* rnn.c: the vanilla recurrent cell, one step of one tile, forward and backward.
  *
- *   h_t = act(x_t W^T + h_{t-1} R^T + b)      act = tanh, relu or sigmoid     (R1)
+ *   h_t = act(x_t W^T + h_{t-1} R^T + b)      act = tanh, relu or sigmoid     (R1, R2)
  *
- * Elman 1990. All three derivatives can be written with h alone:            (R2)
- *   tanh: 1 - h^2      relu: 1 where h > 0      sigmoid: h (1 - h)
+ * Elman 1990. All three derivatives can be written with h alone
+ *   tanh: 1 - h^2      relu: 1 where h > 0      sigmoid: h (1 - h)            (R4)
  * so nothing but the output is kept for backward.
  *
  * Not compiled on its own: see lstm.c. A row of dG is [da]. */
@@ -55,7 +55,7 @@ FR_INLINE void NAME(rnn_backward_tile)(const fr_call *call, const NAME(row_array
             const vr slope = cell == FR_RNN_TANH ? (real)1 - h_t * h_t
                              : cell == FR_RNN_RELU ? vpositive(h_t)
                                                    : h_t * ((real)1 - h_t);
-            vstore(a->dg[q + m] + u, dh * slope);
+            vstore(a->dg[q + m] + u, dh * slope); /* (R4) */
         }
 }
 

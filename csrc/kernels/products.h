@@ -1,8 +1,9 @@
 /* products.h: the products that are batched over time, on rows given by pointers.
  *
- *   forward    xw = x W^T + b                  rows of a chunk of time steps        (.., hoisted)
- *   backward   dx = dG W                       likewise
- *              dW += dG^T x,  dR += dG^T h_prev,  db += column sums of dG
+ *   forward    xw = x W^T + b                          hoisted out of the loop
+ *   backward   dx = dG W                                                      (W4)
+ *              dW += dG^T x,  dR += dG^T h_prev                               (W1, W2)
+ *              db += column sums of dG                                        (W3)
  *
  * None of them is done per step: over a chunk the weights are read once for many rows, and dG
  * is still in cache when its products are taken. */
@@ -259,7 +260,7 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
     }
 }
 
-/* Tokens: the gradient of the table's row is the sum of dG over the places it was read. */
+/* (W6): the gradient of the table's row is the sum of dG over the places it was read. */
 static void NAME(scatter_tokens)(const fr_call *call, const real *const *dg, const int64_t *tokens,
                                  ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
 {

@@ -1,6 +1,6 @@
 /* vmath.h: exp, sigmoid and tanh on vectors, a few ulp, no table, no branch.
  *
- * All three rest on one range reduction (A1-A6 of docs/math.md):
+ * All three rest on one range reduction (A7, A8 of docs/math.md):
  *
  *   x = n ln2 + r,  |r| <= ln2/2,  n an integer              so e^x = 2^n e^r
  *   e^r - 1 = r + r^2 Q(r),  Q a polynomial of degree 5 (float), 10 (double)
@@ -81,10 +81,10 @@ FR_INLINE vr NAME(v_exp)(vr x)
     vr two_n;
     x = vmin(FR_EXP_MAX, vmax(FR_EXP_MIN, x));
     const vr em1 = NAME(exp_parts)(x, &two_n);
-    return two_n * (em1 + (real)1); /* (A3) */
+    return two_n * (em1 + (real)1); /* (A9) */
 }
 
-/* 1 / (1 + e^-x)  (A4): for large negative x the sum is e^-x itself, so the relative
+/* 1 / (1 + e^-x)  (A1): for large negative x the sum is e^-x itself, so the relative
  * error stays that of exp. Where e^-x overflows, 2^n is infinite and the result exactly 0;
  * hence 2^n (1 + em1), which is never infinity minus infinity. */
 FR_INLINE vr NAME(v_sigmoid)(vr x)
@@ -118,7 +118,7 @@ FR_INLINE vr NAME(tanh_poly)(vr z)
     return p;
 }
 
-/* tanh, odd by construction (A5, A6):
+/* tanh, odd by construction (A14, A15):
  *
  *   |x| <  FR_TANH_SMALL   x + x z P(z), z = x^2: no cancellation, no division
  *   |x| >= FR_TANH_SMALL   1 - 2 / (e^(2|x|) + 1): the quotient is at most 0.54 and shrinks,

@@ -294,8 +294,8 @@ class GRU(Recurrent):
     Notes
     -----
     Parameters, per layer and direction: ``weight_ih_l0`` (3H, I), ``weight_hh_l0`` (3H, H),
-    ``bias_ih_l0`` and ``bias_hh_l0`` (3H,), gates in the order r, z, n. Equations (G1) to (G15) and
-    (GB1) to (GB12) of docs/math.md.
+    ``bias_ih_l0`` and ``bias_hh_l0`` (3H,), gates in the order r, z, n. Equations (G1) to (G16) and
+    (GB1) to (GB10) of docs/math.md.
 
     Examples
     --------
