@@ -7,10 +7,8 @@ an exception. A layer of any depth and both directions is one call (`Engine`). N
 """
 
 cimport numpy as cnp
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -20,6 +18,7 @@ include "_engine.pxi"
 include "_pointwise.pxi"
 include "_memory.pxi"
 include "_recurrent.pxi"
+include "_stream.pxi"
 
 
 # ---- dense products ------------------------------------------------------------------------------

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn import _core
+
 
 class Stream:
     """One step per call, the state kept in between.
 
-    Made by ``layer.stream(batch)``. It computes exactly what the layer computes on sequences.
+    Made by ``layer.stream(batch)``. It computes what the layer computes on sequences. Nothing is
+    allocated in a step when `out` is given.
+
+    New weights from an optimizer or ``load_state_dict`` count from the next step on. Arrays of
+    ``layer.params`` that were edited by hand are looked at again by `reset`.
 
     Parameters
     ----------
@@ -31,19 +37,30 @@ class Stream:
     def __init__(self, layer, batch=1):
         if layer.bidirectional:
             raise ValueError("stream: a bidirectional layer needs whole sequences")
-        if batch < 1:
-            raise ValueError(f"batch: expected at least 1, got {batch}")
-        self.layer, self.batch = layer, batch
-        self._time = 1 if layer.batch_first else 0
-        self._out = (batch, layer.hidden_size)
-        self.reset()
+        if not isinstance(batch, (int, np.integer)) or batch < 1:
+            raise ValueError(f"batch: expected an integer of at least 1, got {batch!r}")
+        self.layer, self.batch = layer, int(batch)
+        self._shape, self._dtype = (self.batch, layer.hidden_size), layer.dtype
+        self._stepper = _core.Stepper(layer._engine, layer, self.batch)
+
+    @property
+    def state(self):
+        """Copy of the state: (num_layers, B, H), for LSTM a pair. Assigning sets it; None: zeros.
+
+        Raises
+        ------
+        ValueError, TypeError
+            On assignment: ``h: expected shape ..., got ...``. The state is unchanged.
+        """
+        return self._stepper.get_state()
+
+    @state.setter
+    def state(self, value):
+        self._stepper.set_state(value)
 
     def reset(self) -> None:
-        """Return to the zero state."""
-        shape = (self.layer.num_layers, self.batch, self.layer.hidden_size)
-        pair = self.layer._engine.has_c
-        zeros = [np.zeros(shape, self.layer.dtype) for _ in range(1 + pair)]
-        self.state = tuple(zeros) if pair else zeros[0]
+        """Return to the zero state, with the weights as they are now."""
+        self._stepper.reset()
 
     def step(self, x, out=None):
         """Advance by one time step.
@@ -52,26 +69,29 @@ class Stream:
         ----------
         x : ndarray of shape (B, I), or integer token ids of shape (B,)
         out : ndarray of shape (B, H), optional
-            Where to put y.
+            C-contiguous, in the layer's dtype: receives y.
 
         Returns
         -------
         y : ndarray of shape (B, H)
             Output of the last layer; `out` if it was given.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming the argument, what was expected and what came. The state is unchanged.
         """
-        x = np.asarray(x)
-        if x.shape[:1] != (self.batch,):
-            raise ValueError(f"x: expected {self.batch} rows, got shape {x.shape}")
-        if out is not None and (
-            out.shape != self._out or out.dtype != self.layer.dtype or not out.flags.writeable
+        if out is None:
+            out = np.empty(self._shape, self._dtype)
+        elif (
+            type(out) is not np.ndarray
+            or out.shape != self._shape
+            or out.dtype != self._dtype
+            or not out.flags.carray
         ):
             raise ValueError(
-                f"out: expected a writeable array of {self.layer.dtype} with shape {self._out}, "
-                f"got {out.dtype} with shape {out.shape}"
+                f"out: expected a writeable C-contiguous array of {self._dtype} with shape "
+                f"{self._shape}, got {_core._describe(out)}"
             )
-        y, self.state = self.layer(np.expand_dims(x, self._time), self.state)
-        y = y.reshape(self._out)
-        if out is None:
-            return y
-        out[...] = y
+        self._stepper.step(x, out)
         return out
