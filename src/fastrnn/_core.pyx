@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
 """The boundary between Python and the C core.
 
 It checks shapes, dtypes and strides, owns memory, releases the GIL, calls, and turns a status into
@@ -6,6 +6,7 @@ an exception. A layer of any depth and both directions is one call (`Engine`). N
 (csrc/), parameter handling (module.py), what people read first (layers/recurrent.py).
 """
 
+cimport cython
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset

@@ -73,6 +73,7 @@ cdef void _give_back(void *p, size_t bytes) noexcept:
     _pool_bytes += bytes
 
 
+@cython.final
 cdef class Block:
     """Aligned memory that lives as long as this object. The C core answers 0 for sizes that
     overflow, and no request is for 0 bytes otherwise."""

@@ -8,6 +8,7 @@ _CELLS = {
 _blas_serial = 0
 
 
+@cython.final
 cdef class Packed:
     """Weights of one cell in the kernels' order. Never changed once made: a tape keeps the one its
     forward ran with, so its gradients belong to those weights whatever happened to them since."""
@@ -17,6 +18,7 @@ cdef class Packed:
     cdef object blas
 
 
+@cython.final
 cdef class Cell:
     """One layer in one direction: where its parameters and gradients are."""
     cdef fr_layer layer
@@ -44,6 +46,7 @@ cdef class Cell:
         return p
 
 
+@cython.final
 cdef class Engine:
     """The computing side of RNN, LSTM and GRU.
 
@@ -288,6 +291,7 @@ def _check_lengths(lengths, int64_t T, int64_t B):
     return lengths
 
 
+@cython.final
 cdef class Tape:
     """What `backward` needs of one `forward`. Read-only: it may be run any number of times, and
     gives the gradient at the weights that forward used even if they have changed since."""

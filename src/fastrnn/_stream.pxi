@@ -1,5 +1,6 @@
 # Stepper: one time step of a stack per call, everything allocated beforehand. Included by _core.pyx.
 
+@cython.final
 cdef class Stepper:
     """State and buffers of one stream. The state is kept twice: a step reads one copy and writes
     the other, so a step that fails has changed nothing."""

@@ -1,0 +1,130 @@
+# Types of the extension module (_core.pyx and its .pxi files).
+
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Real = NDArray[np.float32] | NDArray[np.float64]
+_Integers = NDArray[np.integer[Any]]
+__test__: dict[str, str]
+
+_State = _Real | tuple[_Real | None, _Real | None] | None
+
+@final
+class Block:
+    def __new__(cls, bytes: int) -> Block: ...
+
+@final
+class Packed: ...
+@final
+class Cell: ...
+
+@final
+class Engine:
+    input_size: int
+    hidden_size: int
+    L: int
+    D: int
+    batch_first: bool
+    has_c: bool
+    dtype: np.dtype[Any]
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        batch_first: bool,
+        dtype: Any,
+    ) -> None: ...
+    def bind(
+        self, index: int, params: tuple[_Real | None, ...], grads: tuple[_Real | None, ...]
+    ) -> None: ...
+    def run(
+        self, module: Any, x: Any, state: _State, lengths: Any, keep: bool
+    ) -> tuple[Any, ...]: ...
+    def plan(self, T: int, B: int, backward: bool = False) -> dict[str, int]: ...
+
+@final
+class Tape:
+    def backward(
+        self, dy: _Real | None, dstate: _State = None, *, need_dx: bool = True
+    ) -> tuple[_Real | None, Any]: ...
+
+@final
+class Stepper:
+    def __init__(self, engine: Engine, module: Any, batch: int) -> None: ...
+    def reset(self) -> None: ...
+    def step(self, x: Any, out: _Real) -> None: ...
+    def get_state(self) -> Any: ...
+    def set_state(self, state: _State) -> None: ...
+
+def matmul(
+    a: _Real,
+    b: _Real,
+    out: _Real,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    accumulate: bool = False,
+    bias: _Real | None = None,
+) -> None: ...
+def activation(kind: Literal["exp", "sigmoid", "tanh"], x: _Real) -> _Real: ...
+def isa() -> str: ...
+def isas() -> dict[str, bool]: ...
+def select_isa(name: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def blas() -> str: ...
+def select_blas(
+    name: str | None = None,
+    sgemm: int = 0,
+    dgemm: int = 0,
+    ilp64: bool = False,
+    set_threads: int = 0,
+) -> None: ...
+def softmax_cross_entropy(
+    logits: _Real, targets: _Integers, ignore_index: int, dlogits: _Real
+) -> tuple[float, int]: ...
+def sum_of_squares(flat: _Real) -> float: ...
+def scale(flat: _Real, factor: float) -> None: ...
+def clip(flat: _Real, low: float, high: float) -> None: ...
+def scatter_add(out: _Real, ids: _Integers, rows: _Real) -> None: ...
+def sgd(
+    params: _Real,
+    grads: _Real,
+    momentum_buffer: _Real | None,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None: ...
+def adagrad(
+    params: _Real, grads: _Real, square_sum: _Real, lr: float, eps: float, weight_decay: float
+) -> None: ...
+def rmsprop(
+    params: _Real,
+    grads: _Real,
+    square_mean: _Real,
+    mean: _Real | None,
+    momentum_buffer: _Real | None,
+    lr: float,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+) -> None: ...
+def adam(
+    params: _Real,
+    grads: _Real,
+    mean: _Real,
+    square_mean: _Real,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None: ...
