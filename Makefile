@@ -58,7 +58,8 @@ demo: build
 # The whole suite runs on the instruction set that the machine would use; the engine's tests run
 # again on each of the others.
 test: build $(VENV)/.extra-test
-	@$(PY) -m pytest -q --doctest-modules tests --pyargs fastrnn
+	@$(PY) -m pytest -q tests
+	@$(PY) -m pytest -q --doctest-modules --pyargs fastrnn
 	@others=$$($(PY) -c 'import fastrnn; c = fastrnn.show_config(); \
 	    print(*(isa for isa in c["isa_available"] if isa != c["isa"]))') && \
 	 for isa in $$others; do \
