@@ -217,11 +217,12 @@ def roots(model: Module | Iterable[Module]) -> list[Module]:
     TypeError
         ``model: expected a Module or a sequence of Modules, got ndarray``.
     """
-    modules = [model] if isinstance(model, Module) else model
-    if not isinstance(modules, Iterable):
+    if isinstance(model, Module):
+        return [model] if model._flat.size else []
+    if not isinstance(model, Iterable):
         raise TypeError(f"model: expected a Module or a sequence of Modules, got {_kind(model)}")
     spans = []
-    for module in modules:
+    for module in model:
         if not isinstance(module, Module):
             raise TypeError(
                 f"model: expected a Module or a sequence of Modules, got {_kind(module)}"
