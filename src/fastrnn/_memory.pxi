@@ -98,6 +98,11 @@ cdef inline void *_data(cnp.ndarray array) noexcept:
     return cnp.PyArray_DATA(array)
 
 
+def _dense(array):
+    """`array`, copied unless it is C-contiguous and aligned (a field of packed records is not)."""
+    return array if cnp.PyArray_ISCARRAY_RO(array) else np.array(array, order="C")
+
+
 def _describe(value):
     if isinstance(value, np.ndarray):
         order = "" if value.dtype.isnative else " of foreign byte order"

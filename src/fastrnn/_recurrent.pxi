@@ -118,13 +118,13 @@ cdef class Engine:
         if kind in "iu":
             if x.ndim != 2:
                 raise ValueError(f"x: expected token ids of shape {layout}), got shape {x.shape}")
-            return x if x.dtype == np.int64 else x.astype(np.int64)
+            return x if x.dtype == np.int64 and cnp.PyArray_ISALIGNED(x) else x.astype(np.int64)
         if x.dtype != self.dtype or not x.dtype.isnative:
             raise TypeError(f"x: expected {self.dtype} or integer token ids, got {_describe(x)}")
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape {layout}, {self.input_size}), got {x.shape}")
-        if x.strides[2] != x.itemsize or x.strides[0] % x.itemsize or x.strides[1] % x.itemsize:
-            x = np.ascontiguousarray(x)
+        if x.strides[2] != x.itemsize or not cnp.PyArray_ISALIGNED(x):
+            x = _dense(x)
         return x
 
     cdef tuple _check_state(self, str prefix, state, int64_t B):
@@ -142,8 +142,8 @@ cdef class Engine:
     cdef _as_state(self, str name, array, tuple shape):
         if array is None:
             return None
-        if isinstance(array, np.ndarray) and not cnp.PyArray_IS_C_CONTIGUOUS(array):
-            array = np.ascontiguousarray(array)
+        if isinstance(array, np.ndarray):
+            array = _dense(array)
         _check_array(name, array, shape, self.dtype)
         return array
 
@@ -260,7 +260,6 @@ cdef class Engine:
     cdef fr_tokens _place_tokens(self, cnp.ndarray array):
         cdef fr_tokens a
         cdef fr_array placed
-        # Strides of int64 arrays are multiples of 8 unless somebody viewed packed records.
         placed = self._place(array, 0)
         a.p, a.st, a.sb = <const int64_t *> placed.p, placed.st, placed.sb
         return a
@@ -284,11 +283,10 @@ def _check_lengths(lengths, int64_t T, int64_t B):
         raise TypeError(f"lengths: expected integers, got {_describe(lengths)}")
     if (<object> lengths).shape != (B,):
         raise ValueError(f"lengths: expected shape ({B},), got {(<object> lengths).shape}")
-    lengths = np.array(lengths, np.int64)
     if B and (lengths.min() < 0 or lengths.max() > T):
         bad = int(np.flatnonzero((lengths < 0) | (lengths > T))[0])
         raise ValueError(f"lengths: expected 0 to {T}, got {lengths[bad]} at b={bad}")
-    return lengths
+    return np.array(lengths, np.int64)
 
 
 @cython.final
@@ -341,7 +339,7 @@ cdef class Tape:
         if dy is not None:
             shape = (<object> self.arrays[e.L]).shape
             if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
-                dy = np.ascontiguousarray(dy)
+                dy = _dense(dy)
             _check_array("dy", dy, shape, e.dtype)
         dhT, dcT = e._check_state("d", dstate, self.B)
         state_shape = (e.L * e.D, self.B, e.hidden_size)
