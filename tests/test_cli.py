@@ -323,6 +323,19 @@ def test_a_text_that_cannot_be_trained_on_is_refused(content, message, folder, c
     assert os.listdir(folder) == ["text.txt"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--dropout", "0.5", "dropout: "),
+        ("--hidden", str(10**8), "not enough memory for this model: "),
+        ("--hidden", str(10**30), ""),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(option, value, message, folder, capsys):
+    assert error_of(capsys, "train", 1, "text.txt", *SMALL, option, value).startswith(message)
+    assert os.listdir(folder) == ["text.txt"]
+
+
 def test_a_text_that_is_not_there_is_refused(folder, capsys):
     message = error_of(capsys, "train", 1, "none.txt")
     assert message == "none.txt: No such file or directory"

@@ -10,7 +10,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn.callbacks import Checkpoints, EpochLog, ProgressBar
-from fastrnn.data import Streams, Whole
+from fastrnn.data import IGNORED, Streams, Whole
 from fastrnn.resume import last_path, load_training, save_training
 from fastrnn.training import Callback, NonFiniteError, Trainer
 
@@ -226,6 +226,37 @@ def test_no_limit_at_all_is_refused():
         make().fit(streams())
 
 
+class Chunks:
+    """The least that a trainer asks of its data."""
+
+    carries_state = False
+
+    def __init__(self, *chunks):
+        self.chunks = list(chunks)
+
+    def epoch(self, number):
+        return self.chunks
+
+
+def test_data_without_chunks_or_without_targets_that_count_is_refused():
+    trainer = make()
+    with pytest.raises(ValueError, match="data: expected at least one chunk, got none"):
+        trainer.fit(Chunks(), steps=1)
+    x = np.zeros((2, 1), np.int64)
+    with pytest.raises(ValueError, match="data: expected targets that count, got none"):
+        trainer.evaluate(Chunks((x, x + IGNORED)))
+
+
+def test_data_that_carries_no_state_starts_each_chunk_from_zero():
+    x, target = streams().epoch(0)[0]
+    fresh, again = make(), make()
+    fresh.fit(Chunks((x, target), (x, target)), steps=2)
+    assert fresh.state is None
+    assert fresh.evaluate(Chunks((x, target))) == fresh.evaluate(Chunks((x, target), (x, target)))
+    again.fit(Chunks((x, target)), epochs=2)
+    assert_same(fresh, again)
+
+
 # Going on, bit for bit
 
 
@@ -290,6 +321,7 @@ def test_ctrl_c_during_validation_stops_and_validates_again_when_resumed():
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(streams(), Press(IDS, 4, 5), epochs=1)
     assert (trainer.progress.epoch, trainer.progress.position) == (0, 20)
+    assert trainer.evaluate(whole()) > 0
     rows = trainer.fit(streams(), whole(), epochs=1)
     assert [(r["epoch"], r["step"]) for r in rows] == [(1, 20)]
 

@@ -153,12 +153,11 @@ class Trainer:
             After Ctrl-C, once the current step is complete and the callbacks' `on_end` has run. A
             second Ctrl-C does not wait.
         ValueError
-            If no limit is given.
+            If no limit is given, or `data` has no chunks.
         """
         if epochs is None and steps is None and seconds is None:
             raise ValueError("fit: expected a limit of epochs, steps or seconds, got none")
         self._limits = {"epochs": epochs, "steps": steps, "seconds": seconds}
-        self._interrupted = False
         rows = []
         try:
             with self._deferred_interrupt():
@@ -166,9 +165,10 @@ class Trainer:
                 self._run(data, validation, rows)
                 self._emit("on_end")
         finally:
+            interrupted, self._interrupted = self._interrupted, False
             for callback in self.callbacks:
                 callback.close()
-        if self._interrupted:
+        if interrupted:
             raise KeyboardInterrupt
         return rows
 
@@ -193,6 +193,8 @@ class Trainer:
                 counted += here
             if self._interrupted:
                 return None
+        if not counted:
+            raise ValueError("data: expected targets that count, got none")
         return total / counted
 
     def train_step(self, x, target) -> float:
@@ -239,6 +241,8 @@ class Trainer:
     def _run(self, data, validation, rows) -> None:
         p = self.progress
         chunks = data.epoch(p.epoch)
+        if not chunks:
+            raise ValueError("data: expected at least one chunk, got none")
         self._chunks = len(chunks)
         self._started = time.perf_counter() - p.seconds
         first_step = p.step

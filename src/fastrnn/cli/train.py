@@ -260,7 +260,9 @@ def _told():
     """Report what the library says of a bad value as an error of the command."""
     try:
         yield
-    except (ValueError, NotImplementedError) as error:
+    except MemoryError as error:
+        raise CommandError(f"not enough memory for this model: {error}") from None
+    except (ValueError, OverflowError, NotImplementedError) as error:
         raise CommandError(str(error)) from None
 
 

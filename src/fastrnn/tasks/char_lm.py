@@ -34,7 +34,7 @@ def run(quick: bool = False, progress: bool | None = None) -> None:
     text = builtin_corpus()
     vocabulary = Vocabulary.of(text)
     training, validation = split(vocabulary.encode(text), 0.1)
-    model = CharLM(vocabulary.characters, "lstm", hidden_size=64 if quick else 256, seed=0)
+    model = CharLM(vocabulary.characters, "lstm", hidden_size=64 if quick else 128, seed=0)
     print(f"{len(text):,} characters of Python's documentation. An untrained model writes:\n")
     _show(_sample(model, 160))
 
