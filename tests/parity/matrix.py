@@ -157,12 +157,22 @@ def everything(axes=TORCH_AXES):
 # What a contender computed, as two dicts of arrays: outputs and gradients, by name.
 
 
+def fastrnn_layer(case, params):
+    """The case's layer with these weights."""
+    cell = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}[case.kind]
+    layer = cell(case.I, case.H, **case.layer_options())
+    layer.load_state_dict(params)
+    return layer
+
+
+def inference_of_fastrnn(case, params, x, state, dy, dstate):
+    """Outputs of the fastrnn layer when nothing is kept for a backward pass."""
+    return _outputs(*fastrnn_layer(case, params)(x, state))
+
+
 def from_fastrnn(case, params, x, state, dy, dstate):
     """Outputs and gradients of the fastrnn layer."""
-    layer = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}[case.kind](
-        case.I, case.H, **case.layer_options()
-    )
-    layer.load_state_dict(params)
+    layer = fastrnn_layer(case, params)
     y, final, tape = layer.forward(x, state)
     dx, dinitial = tape.backward(dy, dstate)
     return _outputs(y, final), _gradients(dx, dinitial, layer.grads, params)

@@ -30,9 +30,12 @@ def pytest_generate_tests(metafunc):
 def test_outputs_and_gradients_agree_with_torch(case):
     inputs, *_ = matrix.well_posed(case)
     tolerances = matrix.TOLERANCES[case.dtype]
-    actual, expected = matrix.from_fastrnn(case, *inputs), from_torch(case, *inputs)
-    for ours, theirs, tolerance in zip(actual, expected, tolerances, strict=True):
+    expected = from_torch(case, *inputs)
+    for ours, theirs, tolerance in zip(
+        matrix.from_fastrnn(case, *inputs), expected, tolerances, strict=True
+    ):
         matrix.agree(ours, theirs, tolerance)
+    matrix.agree(matrix.inference_of_fastrnn(case, *inputs), expected[0], tolerances[0])
 
 
 def from_torch(case, params, x, state, dy, dstate):
