@@ -14,7 +14,8 @@ import pytest
 
 import fastrnn as fr
 from fastrnn.cli import COMMANDS, main
-from fastrnn.resume import load_training
+from fastrnn.resume import load_training, save_training
+from fastrnn.training import Trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = ["--hidden", "8", "--seq-len", "10", "--batch-size", "5"]
@@ -232,7 +233,8 @@ def test_ctrl_c_saves_exits_with_130_within_a_second_and_the_resumed_run_is_the_
     assert re.search(r"^stopped by Ctrl-C after step [\d,]+; .*saved", err)
     assert "fastrnn train --resume --out model.safetensors" in err
     assert 0 < load_training("model.last.safetensors").trainer["progress"]["step"] < 6000
-    assert main(["train", "--resume"]) == 0  # the limit is taken from the checkpoint
+    # A process of its own, as a user's is; the limit is taken from the checkpoint.
+    subprocess.run([sys.executable, "-m", "fastrnn", "train", "--resume"], check=True)
     assert_same_training("one.last.safetensors", "model.last.safetensors")
 
 
@@ -281,6 +283,13 @@ def test_resuming_from_a_truncated_file_is_refused(trained, capsys):
     path = trained / "model.last.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
     assert "model.last.safetensors" in error_of(capsys, "train", 1, "--resume", "--steps", "80")
+
+
+def test_resuming_the_training_of_another_kind_of_model_is_refused(folder, capsys):
+    layer = fr.Linear(2, 3)
+    save_training(Trainer(layer, fr.optim.SGD(layer)), "model.last.safetensors")
+    message = error_of(capsys, "train", 1, "--resume")
+    assert message.endswith("expected the training of a CharLM, got a Linear")
 
 
 def test_resuming_a_training_that_is_complete_says_so(trained, capsys):

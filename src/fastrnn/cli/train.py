@@ -183,17 +183,22 @@ def _check_writable(out):
 
 
 def _load_saved(out):
+    from ..models import CharLM  # before loading: the file names this class
     from ..resume import last_path, load_training
 
     path = last_path(out)
     try:
-        return load_training(path)
+        saved = load_training(path)
     except FileNotFoundError:
         raise CommandError(f"--resume: there is no {path} to go on from") from None
     except OSError as error:
         raise CommandError(f"--resume: {reason(error)}") from None
     except ValueError as error:
         raise CommandError(f"--resume: {error}") from None
+    if not isinstance(saved.model, CharLM):
+        kind = type(saved.model).__name__
+        raise CommandError(f"--resume: {path}: expected the training of a CharLM, got a {kind}")
+    return saved
 
 
 def _read_text(options):
