@@ -27,19 +27,20 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
 
     for (int m = 0; m < h; m++)
         bias_row[m] = bias;
-    for (int g = 0; g < 2; g++) /* (G1, G2): x W^T + b_i + b_h is already in xw */
-        NAME(recurrent_tile)(call, pre[g], a->xw + q0, g * Hp + p * NR, a->hprev + q0, h, p, g);
-    NAME(recurrent_tile)(call, pre[2], bias_row, 3 * Hp + p * NR, a->hprev + q0, h, p, 2); /* (G3) */
+    /* (G1, G2) start from x W^T + b_i + b_h, which is in xw; (G3) from b_hn alone. */
+    const real *const *const xw = a->xw + q0, *const *const init[3] = {xw, xw, bias_row};
+    const ptrdiff_t at_gate[3] = {p * NR, Hp + p * NR, 3 * Hp + p * NR};
+    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q0, h, p, 3);
 
     for (int m = 0; m < h; m++) {
-        const real *hprev = a->hprev[q0 + m], *xw = a->xw[q0 + m];
+        const real *hprev = a->hprev[q0 + m], *x_n = xw[m] + 2 * Hp;
         real *h_row = a->h[q0 + m], *gates = a->gates[q0 + m];
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
             const vr r = vsigmoid(vload(pre[0] + at));
             const vr z = vsigmoid(vload(pre[1] + at));
             const vr q = vload(pre[2] + at);
-            const vr n = vtanh(vload(xw + 2 * Hp + u) + r * q);       /* (G4) */
+            const vr n = vtanh(vload(x_n + u) + r * q);               /* (G4) */
             const vr h_t = n + z * (vload_n(hprev + u, H - u) - n);   /* (G5) */
             vstore_n(h_row + u, h_t, H - u);
             if (keep) {

@@ -24,8 +24,9 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
     _Alignas(64) real pre[2][FR_MR * NR];
 
     if (phase == 0) {
-        for (int g = 0; g < 2; g++) /* (GB1) */
-            NAME(recurrent_tile)(call, pre[g], a->xw + q, g * Hp + p * NR, a->hprev + q, h, p, g);
+        const real *const *const xw = a->xw + q, *const *const init[2] = {xw, xw};
+        const ptrdiff_t at_gate[2] = {p * NR, Hp + p * NR};
+        NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, 2); /* (GB1) */
         for (int m = 0; m < h; m++)
             for (int v = 0; v < vectors; v++) {
                 const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;

@@ -19,11 +19,13 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
+    /* x W^T + b, gate by gate, is where the product starts from. */
     _Alignas(64) real pre[4][FR_MR * NR];
     (void)phase;
 
-    for (int g = 0; g < 4; g++) /* (L1): x W^T + b is already in xw */
-        NAME(recurrent_tile)(call, pre[g], a->xw + q, g * Hp + p * NR, a->hprev + q, h, p, g);
+    const real *const *const xw = a->xw + q, *const *const init[4] = {xw, xw, xw, xw};
+    const ptrdiff_t at_gate[4] = {p * NR, Hp + p * NR, 2 * Hp + p * NR, 3 * Hp + p * NR};
+    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, 4); /* (L1) */
 
     for (int m = 0; m < h; m++) {
         const real *cprev = a->cprev[q + m];

@@ -208,6 +208,25 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *
     NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
 }
 
+/* The same for all gates at once: pre[g] = init[g][m][ioff[g]..] + a[m] R_g. */
+FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR],
+                                     const real *const *const *init, const ptrdiff_t *ioff,
+                                     const real *const *a, int h, ptrdiff_t p, const int gates)
+{
+    if (h == 1 && a[0] != (const real *)call->zeros) {
+        const ptrdiff_t H = call->layer.hidden_size;
+        const ptrdiff_t G = fr_cells[call->layer.cell].gates;
+        const real *R = (const real *)(call->packed + call->at.R) + p * G * H * NR;
+        const real *first[4];
+        for (int g = 0; g < gates; g++)
+            first[g] = init[g][0] + ioff[g];
+        NAME(row)[NAME(half_panel)(H - p * NR)][gates - 2](pre[0], FR_MR * NR, first, a[0], H, R);
+        return;
+    }
+    for (int g = 0; g < gates; g++)
+        NAME(recurrent_tile)(call, pre[g], init[g], ioff[g], a, h, p, g);
+}
+
 /* out[m][0..NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T, panel p of h. */
 FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) *a, ptrdiff_t q,
                              int h, ptrdiff_t p, int gates)

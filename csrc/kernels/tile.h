@@ -99,6 +99,84 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
     }
 }
 
+/* One row of several gates at once: with a batch of one, a gate alone has too few accumulators and
+ * too little work to be worth a call. The gates' panels follow each other, K * NR apart. */
+FR_INLINE void NAME(row_body)(const int gates, const int nv, const int ku, real *restrict out,
+                              ptrdiff_t ldo, const real *const *restrict init,
+                              const real *restrict a, ptrdiff_t K, const real *restrict b)
+{
+    vr acc[4][4][FR_NV];
+    ptrdiff_t k = 0;
+
+    FR_UNROLL
+    for (int g = 0; g < gates; g++) {
+        FR_UNROLL
+        for (int v = 0; v < nv; v++) {
+            acc[0][g][v] = vload(init[g] + v * VL);
+            FR_UNROLL
+            for (int u = 1; u < ku; u++)
+                acc[u][g][v] = vsplat(0);
+        }
+    }
+    for (; k + ku <= K; k += ku) {
+        FR_UNROLL
+        for (int u = 0; u < ku; u++) {
+            const vr s = vsplat(a[k + u]);
+            FR_UNROLL
+            for (int g = 0; g < gates; g++) {
+                FR_UNROLL
+                for (int v = 0; v < nv; v++)
+                    acc[u][g][v] += s * vload(b + (g * K + k + u) * NR + v * VL);
+            }
+        }
+    }
+    for (; k < K; k++) {
+        const vr s = vsplat(a[k]);
+        FR_UNROLL
+        for (int g = 0; g < gates; g++) {
+            FR_UNROLL
+            for (int v = 0; v < nv; v++)
+                acc[0][g][v] += s * vload(b + (g * K + k) * NR + v * VL);
+        }
+    }
+    FR_UNROLL
+    for (int g = 0; g < gates; g++) {
+        FR_UNROLL
+        for (int v = 0; v < nv; v++) {
+            vr sum = acc[0][g][v];
+            FR_UNROLL
+            for (int u = 1; u < ku; u++)
+                sum += acc[u][g][v];
+            vstore(out + g * ldo + v * VL, sum);
+        }
+    }
+}
+
+/* out[g * ldo ..], init[g]: gate g's; g < gates. */
+#define FR_ROW(gates, nv, suffix)                                                                  \
+    FR_NOINLINE void NAME(row_##gates##suffix)(real *restrict out, ptrdiff_t ldo,                  \
+                                               const real *const *restrict init,                   \
+                                               const real *restrict a, ptrdiff_t K,                \
+                                               const real *restrict b)                             \
+    {                                                                                              \
+        NAME(row_body)(gates, nv, (gates) * (nv) >= 8 ? 1 : 2, out, ldo, init, a, K, b);           \
+    }
+FR_ROW(2, FR_NV, _full)
+FR_ROW(3, FR_NV, _full)
+FR_ROW(4, FR_NV, _full)
+FR_ROW(2, FR_NV_HALF, _half)
+FR_ROW(3, FR_NV_HALF, _half)
+FR_ROW(4, FR_NV_HALF, _half)
+#undef FR_ROW
+
+typedef void NAME(row_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
+                          const real *restrict a, ptrdiff_t K, const real *restrict b);
+
+/* row[half panel only][gates - 2] */
+static NAME(row_fn) *const NAME(row)[2][3] = {
+    {NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
+    {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
+
 #define FR_TILE(mr, nv, suffix)                                                                    \
     FR_NOINLINE void NAME(tile_##mr##suffix)(real *restrict out, ptrdiff_t ldo,                    \
                                              const real *const *restrict init, ptrdiff_t ioff,     \
