@@ -7,6 +7,7 @@ language, lines of the right length, paragraphs. `fastrnn train` is the same job
 from __future__ import annotations
 
 import re
+from statistics import median
 
 from ..callbacks import EpochLog, ProgressBar
 from ..data import Streams, Vocabulary, Whole, builtin_corpus, split
@@ -39,25 +40,29 @@ def run(quick: bool = False, progress: bool | None = None) -> None:
     _show(_sample(model, 160))
 
     bar = ProgressBar(progress, unit="chars")
-    trainer = Trainer(model, Adam(model, 4e-3), clip=5, callbacks=[EpochLog(bar.write, _line), bar])
-    limit = {"steps": 300} if quick else {"seconds": 50}
-    rows = trainer.fit(Streams(training, 50, 50, seed=0), Whole(validation, 50, 50), **limit)
+    trainer = Trainer(model, Adam(model, 5e-3), clip=5, callbacks=[EpochLog(bar.write, _line), bar])
+    # 32 streams in chunks of 100: a gradient that looks back further than a line learns its length.
+    data = Streams(training, 32, 100, seed=0), Whole(validation, 32, 100)
+    if quick:
+        rows = trainer.fit(*data, steps=300)
+    else:
+        rows = trainer.fit(*data, seconds=45)
+        rows += trainer.fit(*data, epochs=8)  # only on a slow machine there is something left
 
-    written = _sample(model, 1000)
+    written = _sample(model, 1500)
     print("\nThe trained model writes:\n")
     _show(written)
-    loss, allowed = rows[-1]["val_loss"], 2.8 if quick else 2.0
+    loss, allowed = rows[-1]["val_loss"], 2.8 if quick else 1.7
     check(f"it predicts unseen text at {loss:.2f} < {allowed} nats per character", loss < allowed)
-    share, least = _known_words(written, text), 0.2 if quick else 0.7
+    share, least = _known_words(written, text), 0.05 if quick else 0.5
     check(f"{share:.0%} > {least:.0%} of its words are words of the text", share > least)
     if not quick:
-        lines = written.splitlines()
-        share = sum(len(line) <= 75 for line in lines) / len(lines)
-        check(f"{share:.0%} > 80% of its lines end by column 75, as the text's do", share > 0.8)
+        width, usual = (median(map(len, t.splitlines())) for t in (written, text))
+        check(f"its median line has {width:g} characters (the text's: {usual:g})", 10 < width < 80)
 
 
 def _sample(model, length):
-    return "".join(model.generate(length=length, temperature=0.6, seed=1))
+    return "".join(model.generate(length=length, temperature=0.8, seed=1))
 
 
 def _known_words(written, text):
