@@ -38,9 +38,9 @@ MACROS = [
     ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
 ]
 
-# Python compiles extensions with -fwrapv. The core must not need it (the sanitizers see to that),
-# is compiled without it by csrc/Makefile, and loses what the compiler infers about loop counters.
-CORE_CFLAGS = ["-fno-wrapv"]
+# Python makes signed overflow defined, by one of these flags. The core must not need that (the
+# sanitizers see to it), and loses by it what the compiler may infer about loop counters.
+UNDO = {"-fwrapv": "-fno-wrapv", "-fno-strict-overflow": "-fstrict-overflow"}
 # What Cython generates is not ours to tidy: its unused helpers and parameters stay silent.
 CYTHON_CFLAGS = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
 
@@ -69,8 +69,11 @@ class BuildCore(build_ext):
         if self.compiler.compiler_type == "msvc":
             return ["/O2", "/std:c11"]
         own = CORE.get(f"CFLAGS_{Path(source).stem}", "").split()
-        origin = CORE_CFLAGS if Path(source).is_relative_to(CSRC) else CYTHON_CFLAGS
-        return [*CORE["CFLAGS_all"].split(), "-g0", *own, *origin]
+        if Path(source).is_relative_to(CSRC):
+            own += [undo for flag, undo in UNDO.items() if flag in self.compiler.compiler_so]
+        else:
+            own += CYTHON_CFLAGS
+        return [*CORE["CFLAGS_all"].split(), "-g0", *own]
 
     def _object(self, source, flags):
         """Path of the object made from `source`, compiled now unless a fresh one is there."""
