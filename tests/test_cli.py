@@ -434,6 +434,18 @@ def test_the_quick_demo_learns_and_checks_what_it_says(capsys):
     assert re.search(r"^checked: \d+% > \d+% of its words", out, re.MULTILINE)
 
 
+def test_a_demo_as_json_is_one_object_with_its_figures(monkeypatch, capsys):
+    from fastrnn import tasks
+
+    def run(quick, progress):
+        tasks.check("water is wet", True)
+        return {"wetness": 1.0}
+
+    monkeypatch.setattr(tasks.load("char-lm"), "run", run)
+    assert main(["demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"demo": "char-lm", "wetness": 1.0}
+
+
 def test_a_demo_whose_claim_fails_exits_with_1(monkeypatch, capsys):
     from fastrnn import tasks
 

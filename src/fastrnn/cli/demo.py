@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+from contextlib import nullcontext, redirect_stdout
+
 from ..tasks import TASKS, ClaimError, load
 from . import CommandError
 
@@ -15,6 +19,7 @@ def configure(parser) -> None:
     add = parser.add_argument
     add("name", nargs="?", default="char-lm", metavar="NAME", help="a demo from the list (char-lm)")
     add("--quick", action="store_true", help="a few seconds' worth of it")
+    add("--json", action="store_true", help="print the figures as one JSON object, nothing else")
     add(
         "--progress",
         action="store_true",
@@ -26,7 +31,10 @@ def configure(parser) -> None:
 def run(args) -> int:
     """Run the demo, and return the exit code."""
     try:
-        load(args.name).run(quick=args.quick, progress=args.progress)
+        with redirect_stdout(io.StringIO()) if args.json else nullcontext():
+            figures = load(args.name).run(quick=args.quick, progress=args.progress)
     except (ClaimError, ValueError, RuntimeError) as error:
         raise CommandError(str(error)) from None
+    if args.json:
+        print(json.dumps({"demo": args.name} | figures))
     return 0

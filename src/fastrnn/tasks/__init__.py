@@ -1,7 +1,7 @@
 """The ideas that `fastrnn demo NAME` shows: one short module each.
 
-A task's module has `run(quick, progress)`: it does its work, prints what it sees, and proves what
-it says with `check`. `quick` is a few seconds' worth of it, for tests.
+A task's module has `run(quick, progress)`: it does its work, prints what it sees, proves what it
+says with `check`, and returns its figures by name. `quick` is a few seconds' worth, for tests.
 """
 
 from __future__ import annotations

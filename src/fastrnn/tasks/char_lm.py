@@ -17,7 +17,7 @@ from ..training import Trainer
 from . import check
 
 
-def run(quick: bool = False, progress: bool | None = None) -> None:
+def run(quick: bool = False, progress: bool | None = None) -> dict:
     """Train, print loss and speed on the way and a sample at the end; check what it has learnt.
 
     Parameters
@@ -26,6 +26,11 @@ def run(quick: bool = False, progress: bool | None = None) -> None:
         A small model and few steps, and claims to match.
     progress : bool or None
         Draw the bar; None: if the standard error stream is a terminal.
+
+    Returns
+    -------
+    dict
+        val_loss (nats per character), known_words (share), median_line, chars_per_s, text.
 
     Raises
     ------
@@ -56,9 +61,16 @@ def run(quick: bool = False, progress: bool | None = None) -> None:
     check(f"it predicts unseen text at {loss:.2f} < {allowed} nats per character", loss < allowed)
     share, least = _known_words(written, text), 0.05 if quick else 0.5
     check(f"{share:.0%} > {least:.0%} of its words are words of the text", share > least)
+    width, usual = (median(map(len, t.splitlines())) for t in (written, text))
     if not quick:
-        width, usual = (median(map(len, t.splitlines())) for t in (written, text))
         check(f"its median line has {width:g} characters (the text's: {usual:g})", 10 < width < 80)
+    return {
+        "val_loss": loss,
+        "known_words": share,
+        "median_line": width,
+        "chars_per_s": rows[-1]["tokens_per_s"],
+        "text": written,
+    }
 
 
 def _sample(model, length):
