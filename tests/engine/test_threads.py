@@ -1,0 +1,216 @@
+"""Several Python threads in the engine at once, and the engine's own threads.
+
+What it is: each result is, bit for bit, the one that a call alone would have given; idle threads
+cost nothing. What it is not: runs one after the other (test_determinism.py), fork (test_fork.py).
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrnn as fr
+from fastrnn import _core
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cells import CELLS, SPLITS, build, identical, inputs, near, threads, train
+
+T, B, I, H = SPLITS["rows"]
+each_cell = pytest.mark.parametrize("cell", CELLS)
+on_threads = pytest.mark.parametrize("count", [1, 3])
+
+
+def together(*jobs):
+    """Run the jobs at the same time, each in its own Python thread; return their results."""
+    results, errors = [None] * len(jobs), []
+    gate = threading.Barrier(len(jobs))
+
+    def run(i):
+        try:
+            gate.wait()
+            results[i] = jobs[i]()
+        except BaseException as error:
+            errors.append(error)
+            gate.abort()
+
+    running = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def repeated(job, times=4):
+    return lambda: [job() for _ in range(times)]
+
+
+@on_threads
+@each_cell
+def test_one_layer_serves_several_python_threads(cell, count):
+    layer = build(cell, I, H)
+    given = [inputs(layer, T, B + i, seed=i)[:2] for i in range(4)]
+    with threads(count):
+        expected = [layer(*x_and_state) for x_and_state in given]
+        fresh = build(cell, I, H)  # its weights are packed under the eyes of all
+        jobs = [repeated(lambda g=g: fresh(*g)) for g in given]
+        for results, alone in zip(together(*jobs), expected, strict=True):
+            assert all(identical(result, alone) for result in results)
+
+
+@on_threads
+def test_one_layer_serves_floats_and_tokens_inference_and_training_at_once(count):
+    layer = build("lstm", I, H)
+    x, state, *_ = inputs(layer, T, B)
+    ids, *_ = inputs(layer, T, B, tokens=True)
+    with threads(count):
+        calls = [
+            lambda: layer(x, state),
+            lambda: layer(ids, state),
+            lambda: layer.forward(x, state)[:2],
+            lambda: layer.forward(ids, state)[:2],
+        ]
+        alone = [call() for call in calls]
+        for results, expected in zip(together(*map(repeated, calls)), alone, strict=True):
+            assert all(identical(result, expected) for result in results)
+
+
+@on_threads
+@each_cell
+def test_several_layers_train_in_several_python_threads(cell, count):
+    layers = [build(cell, I, H, seed=i) for i in range(3)]
+    given = [inputs(layer, T, B, seed=i) for i, layer in enumerate(layers)]
+    with threads(count):
+        alone = [train(layer, *g) for layer, g in zip(layers, given, strict=True)]
+        jobs = [
+            repeated(lambda layer=layer, g=g: train(layer, *g))
+            for layer, g in zip(layers, given, strict=True)
+        ]
+        for results, expected in zip(together(*jobs), alone, strict=True):
+            assert all(identical(result, expected) for result in results)
+
+
+@on_threads
+def test_layers_whose_weights_are_set_meanwhile_do_not_disturb_another(count):
+    layer, other = build("gru", I, H), build("gru", I, H)
+    given = inputs(layer, T, B)
+    values = [build("gru", I, H, seed=seed).state_dict() for seed in range(2)]
+
+    def set_weights():
+        for i in range(12):
+            other.load_state_dict(values[i % 2])
+            other(given[0])
+
+    with threads(count):
+        alone = train(layer, *given)
+        results, _ = together(repeated(lambda: train(layer, *given)), set_weights)
+        assert all(identical(result, alone) for result in results)
+        assert identical(other(given[0]), build("gru", I, H, seed=1)(given[0]))
+
+
+@on_threads
+def test_streams_of_one_layer_run_in_several_python_threads(count):
+    layer = build("lstm", I, H)
+    given = [inputs(layer, T, 2, seed=i)[0] for i in range(4)]
+
+    def steps(x):
+        stream = layer.stream(2)
+        return np.stack([stream.step(x_t) for x_t in x])
+
+    with threads(count):
+        alone = [steps(x) for x in given]
+        assert identical(together(*(lambda x=x: steps(x) for x in given)), alone)
+
+
+@on_threads
+def test_products_run_in_several_python_threads(count):
+    rng = np.random.default_rng(0)
+    pairs = [(rng.standard_normal((90, 80)), rng.standard_normal((80, 70))) for _ in range(4)]
+
+    def product(a, b):
+        out = np.empty((90, 70))
+        _core.matmul(a, b, out)
+        return out
+
+    with threads(count):
+        alone = [product(a, b) for a, b in pairs]
+        jobs = [repeated(lambda a=a, b=b: product(a, b)) for a, b in pairs]
+        for results, expected in zip(together(*jobs), alone, strict=True):
+            assert all(identical(result, expected) for result in results)
+
+
+def test_an_error_in_one_python_thread_leaves_the_others_alone():
+    layer = build("rnn_tanh", I, H)
+    x, state, *_ = inputs(layer, T, B)
+    bad = np.full((T, B), I)
+    alone = layer(x, state)
+
+    def fail():
+        for _ in range(20):
+            with pytest.raises(ValueError, match="x: expected token ids"):
+                layer(bad)
+
+    with threads(2):
+        results, _ = together(repeated(lambda: layer(x, state)), fail)
+    assert all(near(result, alone) for result in results)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 64])
+def test_the_number_of_threads_is_the_one_that_was_set(n):
+    with threads(n):
+        assert fr.get_num_threads() == fr.show_config()["num_threads"] == n
+
+
+@pytest.mark.parametrize("n", [0, -1, 65, 2**31 - 1])
+def test_a_number_of_threads_out_of_range_is_refused_and_nothing_changes(n):
+    before = fr.get_num_threads()
+    with pytest.raises(ValueError, match=f"n: expected 1 to 64 threads, got {n}"):
+        fr.set_num_threads(n)
+    assert fr.get_num_threads() == before
+
+
+@pytest.mark.parametrize("n", ["2", None, 2**40])
+def test_a_number_of_threads_that_is_no_small_integer_is_refused(n):
+    before = fr.get_num_threads()
+    with pytest.raises((TypeError, OverflowError)):
+        fr.set_num_threads(n)
+    assert fr.get_num_threads() == before
+
+
+@each_cell
+def test_the_number_of_threads_may_go_up_and_down_between_calls(cell):
+    layer = build(cell, I, H, dtype="float64")
+    given = inputs(layer, T, B)
+    expected = {}
+    for n in (1, 2, 5, 3, 1, 5, 2, 3):
+        with threads(n):
+            result = train(layer, *given)
+        assert identical(result, expected.setdefault(n, result))
+        assert near(result, expected[1])
+
+
+def test_more_threads_than_rows_and_units_do_no_harm():
+    layer = build("gru", 3, 2)
+    given = inputs(layer, 5, 1)
+    with threads(1):
+        alone = train(layer, *given)
+    with threads(64):
+        assert identical(train(layer, *given), alone)
+
+
+def test_idle_threads_sleep():
+    layer = build("lstm", I, H)
+    x, *_ = inputs(layer, T, B)
+    with threads(3):
+        assert layer._engine.plan(T, B)["threads"] == 3
+        layer(x)
+        time.sleep(0.05)  # they look out for more work for a moment
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.25  # one that spins would take 0.5, two take 1
+        layer(x)
