@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import matrix
 
 torch = pytest.importorskip("torch", reason="torch is not installed here; `make parity` does it")
+torch.set_num_threads(1)  # more would only get in the way of small cases
 
 
 def pytest_generate_tests(metafunc):
