@@ -14,6 +14,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn.cli import COMMANDS, main
+from fastrnn.models import CharLM
 from fastrnn.resume import load_training, save_training
 from fastrnn.training import Trainer
 
@@ -285,11 +286,15 @@ def test_resuming_from_a_truncated_file_is_refused(trained, capsys):
     assert "model.last.safetensors" in error_of(capsys, "train", 1, "--resume", "--steps", "80")
 
 
-def test_resuming_the_training_of_another_kind_of_model_is_refused(folder, capsys):
+def test_resuming_a_training_of_another_kind_or_origin_is_refused(folder, capsys):
     layer = fr.Linear(2, 3)
     save_training(Trainer(layer, fr.optim.SGD(layer)), "model.last.safetensors")
     message = error_of(capsys, "train", 1, "--resume")
     assert message.endswith("expected the training of a CharLM, got a Linear")
+    model = CharLM("ab", hidden_size=2)
+    save_training(Trainer(model, fr.optim.SGD(model)), "model.last.safetensors")
+    message = error_of(capsys, "train", 1, "--resume")
+    assert message.endswith("not a training that `fastrnn train` started")
 
 
 def test_resuming_a_training_that_is_complete_says_so(trained, capsys):

@@ -12,7 +12,7 @@ import fastrnn as fr
 from fastrnn.callbacks import Checkpoints, EpochLog, ProgressBar
 from fastrnn.data import IGNORED, Streams, Whole
 from fastrnn.resume import last_path, load_training, save_training
-from fastrnn.training import Callback, NonFiniteError, Trainer
+from fastrnn.training import Callback, Interrupted, NonFiniteError, Trainer
 
 OPTIMIZERS = {
     "sgd": lambda m: fr.optim.SGD(m, 0.1),
@@ -303,7 +303,7 @@ def test_ctrl_c_finishes_the_step_saves_and_raises_and_the_resumed_run_is_the_sa
     path = tmp_path / "m.safetensors"
     pressed = At(step, lambda: signal.raise_signal(signal.SIGINT))
     first = make(callbacks=[pressed, Checkpoints(path)])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         first.fit(streams(), whole(), steps=50)
     assert first.progress.step == step
     second = load(last_path(path))
@@ -337,8 +337,9 @@ def test_a_second_ctrl_c_does_not_wait():
         def on_end(self, trainer):
             ended.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         make(callbacks=[At(3, press_twice), End()]).fit(streams(), steps=5)
+    assert stop.type is not Interrupted
     assert ended == []
 
 

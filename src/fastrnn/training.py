@@ -32,6 +32,10 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient became NaN or infinite; the parameters were not updated with it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the step it came in was completed and everything was saved."""
+
+
 @dataclass
 class Progress:
     """How far a training has come.
@@ -149,9 +153,9 @@ class Trainer:
         ------
         NonFiniteError
             "step 7: the loss is nan", "step 7: the gradient of 0.weight_hh_l0 is not finite".
-        KeyboardInterrupt
-            After Ctrl-C, once the current step is complete and the callbacks' `on_end` has run. A
-            second Ctrl-C does not wait.
+        Interrupted
+            A KeyboardInterrupt, after Ctrl-C, once the current step is complete and the callbacks'
+            `on_end` has run. A second Ctrl-C does not wait: it is a plain KeyboardInterrupt.
         ValueError
             If no limit is given, or `data` has no chunks.
         """
@@ -169,7 +173,7 @@ class Trainer:
             for callback in self.callbacks:
                 callback.close()
         if interrupted:
-            raise KeyboardInterrupt
+            raise Interrupted
         return rows
 
     def evaluate(self, data) -> float | None:

@@ -107,7 +107,7 @@ def run(args) -> int:
         raise CommandError(f"{_name(options)}: not the text that the training to resume is about")
 
     from ..callbacks import Checkpoints, EpochLog, ProgressBar
-    from ..training import NonFiniteError
+    from ..training import Interrupted, NonFiniteError
 
     with _told():
         trainer, data, validation = _assemble(text, options, saved)
@@ -115,14 +115,14 @@ def run(args) -> int:
     log = EpochLog(bar.write, _json_line if args.json else _line)
     trainer.callbacks = [Checkpoints(args.out, options), log, bar]
     if not args.json:
-        print(_headline(trainer, data, validation, text, options))
+        print(_headline(trainer, data, text, options))
     limits = {"epochs": options["epochs"], "steps": options["steps"]}
     if options["minutes"]:
         limits["seconds"] = 60 * options["minutes"]
     step, resumable = trainer.progress.step, f"fastrnn train --resume --out {args.out}"
     try:
         trainer.fit(data, validation, **limits)
-    except KeyboardInterrupt:
+    except Interrupted:
         print(
             f"stopped by Ctrl-C after step {trainer.progress.step:,}; all is saved, go on with:\n"
             f"  {resumable}",
@@ -198,6 +198,8 @@ def _load_saved(out):
     if not isinstance(saved.model, CharLM):
         kind = type(saved.model).__name__
         raise CommandError(f"--resume: {path}: expected the training of a CharLM, got a {kind}")
+    if not DEFAULTS.keys() <= saved.options.keys():
+        raise CommandError(f"--resume: {path}: not a training that `fastrnn train` started")
     return saved
 
 
@@ -275,7 +277,7 @@ def _name(options):
     return options["text"] or "the standard library's documentation"
 
 
-def _headline(trainer, data, validation, text, options):
+def _headline(trainer, data, text, options):
     from ..config import get_num_threads
 
     weights = sum(a.size for a in trainer.model.state_dict().values())
@@ -308,5 +310,5 @@ def _json_line(row):
 
 def _what_is_kept(out, trainer):
     if math.isinf(trainer.progress.best):
-        return "No checkpoint had been written yet; try a smaller --lr or --clip"
+        return "No model had been kept yet; try a smaller --lr or --clip"
     return f"{out} is still the best model before that; try a smaller --lr or --clip"
