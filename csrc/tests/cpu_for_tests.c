@@ -1,0 +1,18 @@
+/* cpu.c with two more lines in its table: the kernels of isa_wide.c and isa_narrow.c. Everything
+ * else is the shipped file, which the linker then leaves in the library. */
+#include "internal.h"
+
+extern const fr_kernels fr_kernels_wide, fr_kernels_narrow;
+
+#if defined(__x86_64__) /* isa_wide.c is compiled with AVX2 */
+#define WIDE_AVAILABLE has_avx2
+#else
+#define WIDE_AVAILABLE always
+#endif
+/* clang-format off */
+#define fr_kernels_portable fr_kernels_portable, always}, \
+    {&fr_kernels_wide, WIDE_AVAILABLE},                   \
+    {&fr_kernels_narrow
+/* clang-format on */
+
+#include "../cpu.c"

@@ -1,0 +1,7 @@
+/* AVX-512's geometry (16 floats, 2 vectors a panel, 8 rows a tile) for machines without it: the
+ * compiler makes each vector of two or more narrower ones. */
+#define FR_ISA wide
+#define FR_VBYTES 64
+#define FR_NV 2
+#define FR_MR 8
+#include "kernels/kernels.h"

@@ -1,0 +1,11 @@
+/* seams.h: where the tests reach into the engine. See plan_for_tests.c and cpu_for_tests.c. */
+#ifndef FR_SEAMS_H
+#define FR_SEAMS_H
+
+#include "internal.h"
+
+extern fr_plan forced_plan; /* used where it fits the sizes; rows 0: the engine decides */
+fr_plan shipped_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                          int backward);
+
+#endif

@@ -1,0 +1,162 @@
+/* test_plan.c: how work is split. Whatever the plan, every row and every panel of units must have
+ * exactly one owner at every step. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "problem.h"
+#include "seams.h"
+
+static const int64_t sizes_T[] = {0, 1, 2, 50, 1000}, sizes_B[] = {0, 1, 2, 3, 7, 64, 500};
+static const int64_t sizes_I[] = {1, 65, 1024}, sizes_H[] = {1, 8, 33, 256, 1000};
+static const int panels[] = {4, 8, 16, 32};
+
+enum { MOST_THREADS = 9 };
+
+#define FOR(i, list) for (size_t i = 0; i < sizeof(list) / sizeof *(list); i++)
+
+typedef void plan_fn(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                     int backward);
+
+static void for_many_sizes(plan_fn *check)
+{
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (int dtype = 0; dtype < FR_DTYPES; dtype++)
+            FOR(t, sizes_T)
+    FOR(b, sizes_B)
+    FOR(i, sizes_I)
+    FOR(h, sizes_H)
+    FOR(p, panels)
+    {
+        const fr_layer layer = {(fr_cell)cell, (fr_dtype)dtype, sizes_I[i], sizes_H[h]};
+        const int threads = 1 + (int)((t + b + i + h + p) % MOST_THREADS);
+        check(&layer, sizes_T[t], sizes_B[b], threads, panels[p], cell & 1);
+    }
+}
+
+static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                       int backward)
+{
+    const int64_t P = (layer->hidden_size + panel - 1) / panel;
+    const fr_plan plan = shipped_make_plan(layer, T, B, threads, panel, backward);
+    const fr_plan again = shipped_make_plan(layer, T, B, threads, panel, backward);
+    CHECK(plan.rows >= 1 && plan.units >= 1 && plan.threads == plan.rows * plan.units &&
+              plan.threads <= threads,
+          "%d x %d = %d of %d threads", plan.rows, plan.units, plan.threads, threads);
+    CHECK(plan.rows <= (B ? B : 1), "%d parts of %d rows", plan.rows, (int)B);
+    CHECK(plan.units <= P, "%d parts of %d panels", plan.units, (int)P);
+    CHECK(plan.chunk >= 1 && plan.chunk <= (T ? T : 1), "chunk %d of %d steps", (int)plan.chunk,
+          (int)T);
+    CHECK(plan.threads == again.threads && plan.rows == again.rows && plan.units == again.units &&
+              plan.chunk == again.chunk,
+          "T %d B %d", (int)T, (int)B);
+}
+
+static void a_plan_fits_the_sizes_and_is_the_same_when_asked_again(void)
+{
+    for_many_sizes(check_plan);
+}
+
+static void a_large_problem_uses_every_thread_and_a_tiny_one_only_one(void)
+{
+    const fr_layer large = {FR_LSTM, FR_F32, 512, 512}, tiny = {FR_LSTM, FR_F32, 2, 4};
+    for (int threads = 1; threads <= 8; threads *= 2)
+        for (int backward = 0; backward < 2; backward++) {
+            const fr_plan much = shipped_make_plan(&large, 50, 64, threads, 16, backward);
+            const fr_plan little = shipped_make_plan(&tiny, 1, 1, threads, 16, backward);
+            CHECK(much.threads == threads, "%d of %d threads", much.threads, threads);
+            CHECK(little.threads == 1, "%d threads for 4 units", little.threads);
+        }
+}
+
+static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
+{
+    const fr_layer layer = {FR_GRU, FR_F32, 64, 200};
+    const int64_t lengths[3] = {4, 9, 1};
+    const fr_seq ragged = {20, 3, 0, lengths, NULL};
+    fr_plan told;
+    fr_set_num_threads(3);
+    const fr_status status = fr_plan_describe(&told, &layer, &ragged, 1);
+    const fr_plan want =
+        shipped_make_plan(&layer, 9, 3, 3, fr_current_kernels()->typed[FR_F32].nr, 1);
+    fr_set_num_threads(1);
+    CHECK(status == FR_OK, "%s", fr_status_text(status));
+    CHECK(told.rows == want.rows && told.units == want.units && told.chunk == want.chunk,
+          "told %d x %d, chunk %d", told.rows, told.units, (int)told.chunk);
+}
+
+/* ---- parts -------------------------------------------------------------------------------- */
+
+/* Every (row, panel) has one owner; rows_before counts the rows of the parts before; and when only
+ * the first `active` rows still run, the parts' active rows are those. */
+static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
+{
+    const fr_plan plan = {rows * units, rows, units, 1};
+    int64_t lengths[64] = {0};
+    fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
+    char *owners = calloc((size_t)(B * P + 1), 1);
+    int64_t rows_seen = 0;
+    for (int tid = 0; tid < plan.threads; tid++) {
+        const fr_part part = fr_plan_part(&plan, &of, P, tid);
+        if (tid % units == 0) {
+            CHECK(part.rows_before == rows_seen, "thread %d of %d x %d, B %d", tid, rows, units,
+                  (int)B);
+            rows_seen += part.nj;
+        }
+        for (int64_t q = 0; q < part.nj; q++)
+            for (int64_t panel = part.p0; panel < part.p1; panel++) {
+                const int64_t j = part.j0 + q * part.jstep;
+                CHECK(j < B && panel < P, "row %d panel %d", (int)j, (int)panel);
+                if (j < B && panel < P)
+                    owners[j * P + panel]++;
+            }
+    }
+    for (int64_t i = 0; i < B * P; i++)
+        CHECK(owners[i] == 1, "%d x %d, B %d P %d, %s: row %d panel %d has %d owners", rows, units,
+              (int)B, (int)P, ragged ? "ragged" : "full", (int)(i / P), (int)(i % P), owners[i]);
+    for (int64_t active = 0; active <= B; active++) {
+        int64_t sum = 0;
+        for (int r = 0; r < rows; r++) {
+            const fr_part part = fr_plan_part(&plan, &of, P, r * units);
+            const int64_t n = fr_part_active(&part, active);
+            CHECK(n == 0 || part.j0 + (n - 1) * part.jstep < active, "active %d", (int)active);
+            sum += n;
+        }
+        CHECK(sum == active, "%d rows active, parts have %d", (int)active, (int)sum);
+    }
+    free(owners);
+}
+
+static void every_row_and_panel_has_one_owner(void)
+{
+    for (int ragged = 0; ragged < 2; ragged++)
+        for (int rows = 1; rows <= 5; rows++)
+            for (int units = 1; units <= 4; units++)
+                for (int64_t B = 0; B <= 17; B++)
+                    for (int64_t P = 1; P <= 9; P++)
+                        check_parts(rows, units, B, P, ragged);
+}
+
+static void ragged_rows_are_dealt_out_in_turn(void)
+{
+    const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
+    const fr_rows of = {.T = 9, .B = 7, .len = lengths};
+    const fr_plan plan = {2, 2, 1, 1};
+    int64_t steps[2] = {0, 0};
+    for (int tid = 0; tid < 2; tid++) {
+        const fr_part part = fr_plan_part(&plan, &of, 1, tid);
+        for (int64_t q = 0; q < part.nj; q++)
+            steps[tid] += lengths[part.j0 + q * part.jstep];
+    }
+    CHECK(steps[0] == 16 && steps[1] == 13, "%d and %d steps", (int)steps[0], (int)steps[1]);
+}
+
+int main(void)
+{
+    RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
+    RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
+    RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
+    RUN(every_row_and_panel_has_one_owner);
+    RUN(ragged_rows_are_dealt_out_in_turn);
+    return summary();
+}

@@ -1,0 +1,284 @@
+/* test_pointwise.c: losses, clipping and optimizers against their formulas, one number at a time,
+ * at sizes around every vector, in memory that is watched at both ends. What the formulas mean for
+ * training, and PyTorch's numbers, are the Python tests' business. */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "fastrnn_pointwise.h"
+
+#define FOR_SIZES(n)                                                                               \
+    for (ptrdiff_t n = 0; n <= 70; n += n < 40 ? 1 : 7)                                            \
+        for (int type = 0; type < FR_DTYPES; type++)
+
+/* Calls fr_NAME_f32 or fr_NAME_f64; arrays are void *, which C converts. */
+#define CALL(type, name, ...)                                                                      \
+    ((type) == FR_F64 ? fr_##name##_f64(__VA_ARGS__) : fr_##name##_f32(__VA_ARGS__))
+
+static const double tolerance[FR_DTYPES] = {1e-6, 1e-14};
+
+/* An array of the engine's type and the same numbers in double. */
+typedef struct pair {
+    fr_dtype dtype;
+    ptrdiff_t n;
+    void *real;
+    double *exact;
+} pair;
+
+static pair new_pair(int dtype, ptrdiff_t n, double offset)
+{
+    pair p = {(fr_dtype)dtype, n, guarded((size_t)n * real_size((fr_dtype)dtype)),
+              calloc((size_t)n + 1, sizeof(double))};
+    for (ptrdiff_t i = 0; i < n; i++)
+        put(p.real, p.dtype, i, p.exact[i] = (float)(offset + uniform()));
+    return p;
+}
+
+static pair zeros(int dtype, ptrdiff_t n)
+{
+    pair p = new_pair(dtype, n, 0);
+    for (ptrdiff_t i = 0; i < n; i++)
+        put(p.real, p.dtype, i, p.exact[i] = 0);
+    return p;
+}
+
+static void check_pair(pair *p, const char *what)
+{
+    double *have = calloc((size_t)p->n + 1, sizeof *have);
+    for (ptrdiff_t i = 0; i < p->n; i++)
+        have[i] = get(p->real, p->dtype, i);
+    const double d = distance(have, p->exact, (size_t)p->n);
+    CHECK(d <= tolerance[p->dtype], "%s of %d numbers, type %d: off by %.2g", what, (int)p->n,
+          p->dtype, d);
+    free(have);
+}
+
+static void end_pair(pair *p)
+{
+    release(p->real);
+    free(p->exact);
+}
+
+static int close_to(double a, double b, double relative)
+{
+    return fabs(a - b) <= relative * (1 + fabs(b));
+}
+
+/* ---- loss ---------------------------------------------------------------------------------- */
+
+static void softmax_cross_entropy_follows_its_formula(void)
+{
+    const ptrdiff_t widths[] = {1, 2, 3, 4, 7, 15, 16, 17, 33, 65, 2100};
+    enum { ROWS = 5, IGNORED = -100 };
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+        for (int type = 0; type < FR_DTYPES; type++) {
+            const ptrdiff_t V = widths[w];
+            pair x = new_pair(type, ROWS * V, 0), dx = zeros(type, ROWS * V);
+            int64_t targets[ROWS];
+            double loss = 0;
+            for (ptrdiff_t r = 0; r < ROWS; r++) {
+                double sum = 0;
+                targets[r] = r == 2 ? IGNORED : below(V);
+                for (ptrdiff_t j = 0; j < V; j++)
+                    sum += exp(x.exact[r * V + j]);
+                for (ptrdiff_t j = 0; j < V && r != 2; j++)
+                    dx.exact[r * V + j] =
+                        0.25 * (exp(x.exact[r * V + j]) / sum - (targets[r] == j));
+                loss += r == 2 ? 0 : log(sum) - x.exact[r * V + targets[r]];
+            }
+            const double have =
+                CALL(type, softmax_cross_entropy, dx.real, x.real, targets, ROWS, V, IGNORED, 0.25);
+            CHECK(close_to(have, loss, 10 * tolerance[type]), "V %d: %.17g, not %.17g", (int)V,
+                  have, loss);
+            check_pair(&dx, "dlogits");
+            end_pair(&x), end_pair(&dx);
+        }
+}
+
+static void huge_and_infinite_logits_do_not_overflow(void)
+{
+    const double x[4] = {-INFINITY, 700, -1e30, 699};
+    double dx[4];
+    const int64_t target = 1;
+    const double loss = fr_softmax_cross_entropy_f64(dx, x, &target, 1, 4, -100, 1);
+    CHECK(close_to(loss, log1p(exp(-1)), 1e-14), "loss %.17g", loss);
+    CHECK(dx[0] == 0 && dx[2] == 0 && close_to(dx[1] + dx[3], 0, 1e-14), "dx %g %g", dx[0], dx[2]);
+}
+
+static void targets_are_checked_and_counted(void)
+{
+    const int64_t good[4] = {0, -100, 6, 3}, bad[4] = {0, -100, 7, -1};
+    ptrdiff_t counted = -1;
+    CHECK(fr_check_targets(&counted, good, 4, 7, -100) == 4 && counted == 3, "%d", (int)counted);
+    CHECK(fr_check_targets(&counted, bad, 4, 7, -100) == 2, "7 of 7 classes");
+    CHECK(fr_check_targets(&counted, bad + 3, 1, 7, -100) == 0, "class -1");
+    CHECK(fr_check_targets(&counted, good, 0, 7, -100) == 0 && counted == 0, "no targets");
+}
+
+/* ---- norms, clipping, scatter ----------------------------------------------------------------- */
+
+static void sums_scales_and_clips_are_right_at_every_size(void)
+{
+    FOR_SIZES(n)
+    {
+        pair x = new_pair(type, n, 0);
+        double sum = 0;
+        for (ptrdiff_t i = 0; i < n; i++)
+            sum += x.exact[i] * x.exact[i];
+        const double have = CALL(type, sum_of_squares, x.real, n);
+        CHECK(close_to(have, sum, 1e-14), "%d squares: %.17g, not %.17g", (int)n, have, sum);
+        for (ptrdiff_t i = 0; i < n; i++)
+            x.exact[i] = fmax(-0.25, fmin(0.5, -1.5 * x.exact[i]));
+        CALL(type, scale, x.real, n, -1.5);
+        CALL(type, clip, x.real, n, -0.25, 0.5);
+        check_pair(&x, "scaled and clipped");
+        end_pair(&x);
+    }
+}
+
+static void clipping_keeps_nan(void)
+{
+    double x[2] = {NAN, 9};
+    fr_clip_f64(x, 2, -1, 1);
+    CHECK(isnan(x[0]) && x[1] == 1, "%g %g", x[0], x[1]);
+}
+
+static void rows_scattered_to_one_place_add_up(void)
+{
+    const int64_t ids[5] = {1, 0, 1, 2, 1};
+    for (ptrdiff_t D = 1; D < 20; D++)
+        for (int type = 0; type < FR_DTYPES; type++) {
+            pair out = new_pair(type, 4 * D, 0), rows = new_pair(type, 5 * D, 0);
+            for (ptrdiff_t i = 0; i < 5; i++)
+                for (ptrdiff_t j = 0; j < D; j++)
+                    out.exact[ids[i] * D + j] += rows.exact[i * D + j];
+            CALL(type, scatter_add, out.real, rows.real, ids, 5, D);
+            check_pair(&out, "scattered rows");
+            end_pair(&out), end_pair(&rows);
+        }
+}
+
+/* ---- optimizers: three steps each, then parameters and state are compared ----------------------- */
+
+enum { STEPS = 3 };
+
+static void sgd_follows_its_formula(void)
+{
+    FOR_SIZES(n)
+    {
+        for (int mode = 0; mode < 3; mode++) { /* plain, momentum, nesterov */
+            const fr_sgd_options o = {0.1, mode ? 0.9 : 0, 0.01, mode == 2};
+            pair p = new_pair(type, n, 0), g = new_pair(type, n, 0), buf = zeros(type, n);
+            for (int step = 0; step < STEPS; step++) {
+                CALL(type, sgd, p.real, mode ? buf.real : NULL, g.real, n, &o);
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    const double d = g.exact[i] + o.weight_decay * p.exact[i];
+                    if (mode)
+                        buf.exact[i] = o.momentum * buf.exact[i] + d;
+                    p.exact[i] -= o.lr * (mode == 0   ? d
+                                          : mode == 1 ? buf.exact[i]
+                                                      : d + o.momentum * buf.exact[i]);
+                }
+            }
+            check_pair(&p, "sgd"), check_pair(&buf, "sgd's momentum");
+            end_pair(&p), end_pair(&g), end_pair(&buf);
+        }
+    }
+}
+
+static void adagrad_follows_its_formula(void)
+{
+    const fr_adagrad_options o = {0.1, 1e-8, 0.01};
+    FOR_SIZES(n)
+    {
+        pair p = new_pair(type, n, 0), g = new_pair(type, n, 2), sum = zeros(type, n);
+        for (int step = 0; step < STEPS; step++) {
+            CALL(type, adagrad, p.real, sum.real, g.real, n, &o);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                const double d = g.exact[i] + o.weight_decay * p.exact[i];
+                sum.exact[i] += d * d;
+                p.exact[i] -= o.lr * d / (sqrt(sum.exact[i]) + o.eps);
+            }
+        }
+        check_pair(&p, "adagrad"), check_pair(&sum, "adagrad's sum");
+        end_pair(&p), end_pair(&g), end_pair(&sum);
+    }
+}
+
+static void rmsprop_follows_its_formula(void)
+{
+    FOR_SIZES(n)
+    {
+        for (int mode = 0; mode < 4; mode++) { /* bit 0: centered, bit 1: momentum */
+            const fr_rmsprop_options o = {0.01, 0.5, 1e-2, mode & 2 ? 0.9 : 0, 0.01};
+            pair p = new_pair(type, n, 0), g = new_pair(type, n, 2), v = zeros(type, n);
+            pair mean = zeros(type, n), buf = zeros(type, n);
+            for (int step = 0; step < STEPS; step++) {
+                CALL(type, rmsprop, p.real, v.real, mode & 1 ? mean.real : NULL,
+                     mode & 2 ? buf.real : NULL, g.real, n, &o);
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    const double d = g.exact[i] + o.weight_decay * p.exact[i];
+                    v.exact[i] = o.alpha * v.exact[i] + (1 - o.alpha) * d * d;
+                    double variance = v.exact[i];
+                    if (mode & 1) {
+                        mean.exact[i] = o.alpha * mean.exact[i] + (1 - o.alpha) * d;
+                        variance -= mean.exact[i] * mean.exact[i];
+                    }
+                    double move = d / (sqrt(variance) + o.eps);
+                    if (mode & 2)
+                        move = buf.exact[i] = o.momentum * buf.exact[i] + move;
+                    p.exact[i] -= o.lr * move;
+                }
+            }
+            check_pair(&p, "rmsprop"), check_pair(&v, "rmsprop's square");
+            check_pair(&mean, "rmsprop's mean");
+            end_pair(&p), end_pair(&g), end_pair(&v), end_pair(&mean), end_pair(&buf);
+        }
+    }
+}
+
+static void adam_and_adamw_follow_their_formula(void)
+{
+    FOR_SIZES(n)
+    {
+        for (int decoupled = 0; decoupled < 2; decoupled++) {
+            fr_adam_options o = {0.01, 0.9, 0.99, 1e-8, 0.1, decoupled, 0};
+            pair p = new_pair(type, n, 0), g = new_pair(type, n, 2);
+            pair m = zeros(type, n), v = zeros(type, n);
+            for (o.step = 1; o.step <= STEPS; o.step++) {
+                CALL(type, adam, p.real, m.real, v.real, g.real, n, &o);
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    double d = g.exact[i];
+                    if (decoupled)
+                        p.exact[i] -= o.lr * o.weight_decay * p.exact[i];
+                    else
+                        d += o.weight_decay * p.exact[i];
+                    m.exact[i] = o.beta1 * m.exact[i] + (1 - o.beta1) * d;
+                    v.exact[i] = o.beta2 * v.exact[i] + (1 - o.beta2) * d * d;
+                    const double mhat = m.exact[i] / (1 - pow(o.beta1, (double)o.step));
+                    const double vhat = v.exact[i] / (1 - pow(o.beta2, (double)o.step));
+                    p.exact[i] -= o.lr * mhat / (sqrt(vhat) + o.eps);
+                }
+            }
+            check_pair(&p, "adam"), check_pair(&m, "adam's mean"), check_pair(&v, "adam's square");
+            end_pair(&p), end_pair(&g), end_pair(&m), end_pair(&v);
+        }
+    }
+}
+
+int main(void)
+{
+    RUN(softmax_cross_entropy_follows_its_formula);
+    RUN(huge_and_infinite_logits_do_not_overflow);
+    RUN(targets_are_checked_and_counted);
+    RUN(sums_scales_and_clips_are_right_at_every_size);
+    RUN(clipping_keeps_nan);
+    RUN(rows_scattered_to_one_place_add_up);
+    RUN(sgd_follows_its_formula);
+    RUN(adagrad_follows_its_formula);
+    RUN(rmsprop_follows_its_formula);
+    RUN(adam_and_adamw_follow_their_formula);
+    return summary();
+}

@@ -1,0 +1,179 @@
+/* test_sequences.c: every cell, forward and backward, against the scalar reference.
+ *
+ * Each shape meets each option; element types, instruction sets and ways to split the work over
+ * threads and time take turns, so that every pair of them occurs many times. What engine_solve
+ * checks on the way (padding, canaries, inputs, a second run) holds for each of these cases. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "problem.h"
+#include "seams.h"
+
+/* Odd on purpose: around tile heights (6, 8), panels (4 .. 32 units), FR_MC (72 columns of dG). */
+static const struct {
+    int T, B, I, H;
+} shapes[] = {
+    {1, 1, 1, 1},   {1, 5, 3, 17}, {7, 1, 2, 33},  {3, 6, 1, 16}, {4, 7, 5, 9},
+    {5, 8, 17, 31}, {3, 13, 4, 5}, {2, 2, 33, 66}, {9, 1, 1, 40}, {12, 3, 2, 3},
+    {2, 3, 2, 75},  {0, 3, 2, 4},  {4, 0, 2, 4},   {6, 2, 1, 8},  {2, 9, 9, 64},
+};
+
+static const struct {
+    const char *name;
+    int options;
+} cases[] = {
+    {"everything given", 0},
+    {"no initial state", NO_STATE},
+    {"h without c", NO_C},
+    {"gradient only through the outputs", NO_DFINAL},
+    {"gradient only through the final state", NO_DY},
+    {"no gradient comes in", NO_DY | NO_DFINAL},
+    {"dx not wanted", NO_DX},
+    {"dx added into", ADD_DX},
+    {"batch first", BATCH_FIRST},
+    {"part of wider arrays", WIDER},
+    {"time runs down in memory", DOWNWARD},
+    {"reverse", REVERSE},
+    {"reverse, no state, batch first", REVERSE | NO_STATE | BATCH_FIRST},
+    {"ragged", RAGGED},
+    {"ragged, reverse", RAGGED | REVERSE},
+    {"ragged, no state, only the final gradient", RAGGED | NO_STATE | NO_DY},
+    {"ragged, batch first, added dx", RAGGED | BATCH_FIRST | ADD_DX | WIDER},
+    {"resets", RESETS},
+    {"resets, ragged, reverse", RESETS | RAGGED | REVERSE},
+    {"tokens", TOKENS | NO_DX},
+    {"tokens, ragged, reverse, batch first", TOKENS | NO_DX | RAGGED | REVERSE | BATCH_FIRST},
+    {"tokens, resets, no weight gradients", TOKENS | NO_DX | RESETS | NO_GRADS},
+    {"no bias", NO_BIAS},
+    {"no bias gradients", NO_BIAS_GRADS},
+    {"no weight gradients", NO_GRADS},
+    {"only the gradient of the initial state", NO_GRADS | NO_DX},
+    {"only the weight gradients", NO_DX | NO_STATES_OUT},
+    {"foreign products", FOREIGN},
+    {"foreign products, ragged, added dx", FOREIGN | RAGGED | ADD_DX | REVERSE},
+    {"foreign products, tokens", FOREIGN | TOKENS | NO_DX | RESETS},
+};
+
+/* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence. */
+static const fr_plan plans[] = {
+    {1, 1, 1, 99}, {1, 1, 1, 2}, {2, 2, 1, 1}, {2, 1, 2, 3},
+    {3, 1, 3, 2},  {3, 3, 1, 4}, {4, 2, 2, 2},
+};
+
+#define COUNT(list) (int)(sizeof(list) / sizeof *(list))
+
+static void compare(const problem *p, fr_dtype dtype, const answer *want, const char *name)
+{
+    const double forward = dtype == FR_F64 ? 1e-13 : 2e-6,
+                 backward = dtype == FR_F64 ? 1e-12 : 1e-5;
+    answer have = new_answer(p);
+    const fr_status status = engine_solve(p, dtype, &have);
+    CHECK(status == FR_OK, "%s", fr_status_text(status));
+    for (int i = 0; i < ANSWERS; i++) {
+        const double d = distance(have.of[i], want->of[i], have.count[i]);
+        CHECK(d <= (i < DX ? forward : backward),
+              "%s: %s, %s, %s, T %d B %d I %d H %d, plan %d x %d chunk %d: %s is off by %.2g",
+              fr_isa(), cell_names[p->layer.cell], dtype == FR_F64 ? "f64" : "f32", name,
+              (int)p->seq.T, (int)p->seq.B, (int)p->layer.input_size, (int)p->layer.hidden_size,
+              forced_plan.rows, forced_plan.units, (int)forced_plan.chunk, answer_names[i], d);
+    }
+    free_answer(&have);
+}
+
+static void compare_all(fr_cell cell)
+{
+    int turn = (int)cell;
+    for (int c = 0; c < COUNT(cases); c++)
+        for (int s = 0; s < COUNT(shapes); s++) {
+            problem *p = new_problem(cell, shapes[s].T, shapes[s].B, shapes[s].I, shapes[s].H,
+                                     cases[c].options);
+            answer want = new_answer(p);
+            scalar_solve(p, &want);
+            for (int isa = 0; fr_isa_name(isa); isa++) {
+                if (fr_isa_select(fr_isa_name(isa)) != FR_OK)
+                    continue;
+                forced_plan = plans[turn++ % COUNT(plans)];
+                compare(p, turn & 1 ? FR_F32 : FR_F64, &want, cases[c].name);
+            }
+            turn += s % 3 == 0; /* or the turns would go in step with the lists */
+            free_answer(&want);
+            free_problem(p);
+        }
+    forced_plan.rows = 0;
+}
+
+static void tanh_rnn_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_RNN_TANH);
+}
+
+static void relu_rnn_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_RNN_RELU);
+}
+
+static void sigmoid_rnn_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_RNN_SIGMOID);
+}
+
+static void lstm_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_LSTM);
+}
+
+static void gru_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_GRU);
+}
+
+static void gru_before_agrees_with_the_scalar_reference(void)
+{
+    compare_all(FR_GRU_BEFORE);
+}
+
+/* Chunks of more than FR_KC rows: their weight gradients are summed block by block. */
+static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
+{
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (int options = 0; options <= TOKENS; options += TOKENS) {
+            problem *p = new_problem((fr_cell)cell, 27, 13, 3, 5, options | (options ? NO_DX : 0));
+            answer want = new_answer(p);
+            scalar_solve(p, &want);
+            for (int threads = 1; threads <= 2; threads++) {
+                forced_plan = (fr_plan){threads, 1, threads, 27};
+                compare(p, cell & 1 ? FR_F32 : FR_F64, &want, "27 * 13 rows");
+            }
+            free_answer(&want);
+            free_problem(p);
+        }
+    forced_plan.rows = 0;
+}
+
+/* The plan that the engine makes by itself, large enough for threads. */
+static void a_split_by_the_engine_agrees_with_the_scalar_reference(void)
+{
+    for (int threads = 1; threads <= 3; threads++) {
+        problem *p = new_problem(FR_LSTM, 10, 24, 30, 96, 0);
+        answer want = new_answer(p);
+        scalar_solve(p, &want);
+        fr_set_num_threads(threads);
+        compare(p, FR_F32, &want, "large");
+        free_answer(&want);
+        free_problem(p);
+    }
+    fr_set_num_threads(1);
+}
+
+int main(void)
+{
+    RUN(tanh_rnn_agrees_with_the_scalar_reference);
+    RUN(relu_rnn_agrees_with_the_scalar_reference);
+    RUN(sigmoid_rnn_agrees_with_the_scalar_reference);
+    RUN(lstm_agrees_with_the_scalar_reference);
+    RUN(gru_agrees_with_the_scalar_reference);
+    RUN(gru_before_agrees_with_the_scalar_reference);
+    RUN_ON_EVERY_ISA(a_chunk_of_many_rows_agrees_with_the_scalar_reference);
+    RUN_ON_EVERY_ISA(a_split_by_the_engine_agrees_with_the_scalar_reference);
+    return summary();
+}

@@ -1,0 +1,481 @@
+/* test_status.c: what the entry points refuse. Every fr_status occurs here (FR_ETHREAD:
+ * test_team.c), and whenever a call is refused, nothing has been written. */
+#include <float.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "problem.h"
+#include "seams.h"
+
+enum { T = 3, B = 2, I = 4, H = 5, G = 4 };
+
+/* A call that would succeed, for a test to spoil. */
+typedef struct call {
+    fr_layer layer;
+    fr_seq seq;
+    float x[T * B * I], dy[T * B * H], w[G * H * (I > H ? I : H)];
+    int64_t tokens[T * B], lengths[B];
+    fr_weights weights;
+    fr_forward_args forward;
+    fr_backward_args backward;
+    void *packed, *reserve, *scratch;
+    float *out[10]; /* y hT cT dx dh0 dc0 dW_ih dW_hh db_ih db_hh, in guarded memory */
+} call;
+
+static const size_t out_bytes[10] = {4 * T * B * H, 4 * B *H, 4 * B *H,    4 * T *B *I,
+                                     4 * B *H,      4 * B *H, 4 * G *H *I, 4 * G *H *H,
+                                     4 * G *H,      4 * G *H};
+
+enum { ALL_USES = FR_USE_DENSE | FR_USE_TOKENS | FR_USE_BACKWARD | FR_USE_DX };
+
+static void *scratch_for(const call *c)
+{
+    const size_t forward = fr_forward_scratch_bytes(&c->layer, &c->seq, 1);
+    const size_t backward = fr_backward_scratch_bytes(&c->layer, &c->seq, 0);
+    return guarded(forward > backward ? forward : backward);
+}
+
+static void *pack(const call *c, fr_layer layer, int use)
+{
+    void *packed = guarded(fr_packed_bytes(&layer, use));
+    const fr_status status = fr_pack(&layer, use, packed, &c->weights);
+    CHECK(status == FR_OK, "%s", fr_status_text(status));
+    return packed;
+}
+
+static call *new_call(void)
+{
+    call *c = calloc(1, sizeof *c);
+    c->layer = (fr_layer){FR_LSTM, FR_F32, I, H};
+    c->seq = (fr_seq){T, B, 0, NULL, NULL};
+    for (size_t i = 0; i < sizeof c->w / sizeof *c->w; i++)
+        c->w[i] = (float)uniform();
+    for (int i = 0; i < T * B; i++)
+        c->tokens[i] = i % I;
+    for (int i = 0; i < B; i++)
+        c->lengths[i] = T - i;
+    c->weights = (fr_weights){c->w, c->w, c->w, c->w};
+    c->packed = pack(c, c->layer, ALL_USES);
+    c->reserve = guarded(fr_reserve_bytes(&c->layer, &c->seq));
+    c->scratch = scratch_for(c);
+    for (int i = 0; i < 10; i++)
+        c->out[i] = guarded(out_bytes[i]);
+    c->forward = (fr_forward_args){.y = {c->out[0], B * H, H},
+                                   .hT = c->out[1],
+                                   .cT = c->out[2],
+                                   .reserve = c->reserve,
+                                   .x = {c->x, B * I, I},
+                                   .packed = c->packed,
+                                   .scratch = c->scratch};
+    c->backward = (fr_backward_args){.dx = {c->out[3], B * I, I},
+                                     .dh0 = c->out[4],
+                                     .dc0 = c->out[5],
+                                     .grads = {c->out[6], c->out[7], c->out[8], c->out[9]},
+                                     .dy = {c->dy, B * H, H},
+                                     .y = {c->out[0], B * H, H},
+                                     .x = {c->x, B * I, I},
+                                     .reserve = c->reserve,
+                                     .packed = c->packed,
+                                     .scratch = c->scratch};
+    return c;
+}
+
+static void free_call(call *c)
+{
+    for (int i = 0; i < 10; i++)
+        release(c->out[i]);
+    release(c->packed), release(c->reserve), release(c->scratch);
+    free(c);
+}
+
+static void check_refused(const call *c, fr_status status, fr_status want, const char *what)
+{
+    static const char *const names[10] = {"y",   "hT",    "cT",    "dx",    "dh0",
+                                          "dc0", "dW_ih", "dW_hh", "db_ih", "db_hh"};
+    CHECK(status == want, "%s: %s", what, fr_status_text(status));
+    for (int i = 0; i < 10; i++)
+        CHECK(untouched(c->out[i], out_bytes[i]), "%s: %s written", what, names[i]);
+}
+
+/* `spoil` is one statement about `c`. */
+#define FORWARD_REFUSES(want, spoil)                                                               \
+    do {                                                                                           \
+        call *c = new_call();                                                                      \
+        spoil;                                                                                     \
+        check_refused(c, fr_forward(&c->layer, &c->seq, &c->forward), want, "forward, " #spoil);   \
+        free_call(c);                                                                              \
+    } while (0)
+#define BACKWARD_REFUSES(want, spoil)                                                              \
+    do {                                                                                           \
+        call *c = new_call();                                                                      \
+        spoil;                                                                                     \
+        check_refused(c, fr_backward(&c->layer, &c->seq, &c->backward), want,                      \
+                      "backward, " #spoil);                                                        \
+        free_call(c);                                                                              \
+    } while (0)
+#define BOTH_REFUSE(want, spoil)                                                                   \
+    FORWARD_REFUSES(want, spoil);                                                                  \
+    BACKWARD_REFUSES(want, spoil)
+
+static void the_call_that_the_others_spoil_is_accepted(void)
+{
+    call *c = new_call();
+    CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+    CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+    free_call(c);
+}
+
+static void sizes_out_of_range_are_refused(void)
+{
+    BOTH_REFUSE(FR_EDIM, c->layer.input_size = 0);
+    BOTH_REFUSE(FR_EDIM, c->layer.hidden_size = 0);
+    BOTH_REFUSE(FR_EDIM, c->layer.hidden_size = -1);
+    BOTH_REFUSE(FR_EDIM, c->layer.input_size = INT64_MAX);
+    BOTH_REFUSE(FR_EDIM, c->seq.T = -1);
+    BOTH_REFUSE(FR_EDIM, c->seq.B = -1);
+    BOTH_REFUSE(FR_EDIM, c->seq.T = INT64_MAX);
+    BOTH_REFUSE(FR_EDIM, c->seq.B = INT64_MAX);
+}
+
+static void unknown_options_and_missing_pointers_are_refused(void)
+{
+    BOTH_REFUSE(FR_EARG, c->layer.cell = FR_CELLS);
+    BOTH_REFUSE(FR_EARG, c->layer.cell = (fr_cell)-1);
+    BOTH_REFUSE(FR_EARG, c->layer.dtype = FR_DTYPES);
+    FORWARD_REFUSES(FR_EARG, c->forward.packed = NULL);
+    FORWARD_REFUSES(FR_EARG, c->forward.scratch = NULL);
+    FORWARD_REFUSES(FR_EARG, c->forward.x.p = NULL);
+    FORWARD_REFUSES(FR_EARG, c->forward.y.p = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.packed = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.scratch = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.x.p = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.y.p = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.reserve = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.grads.w_hh = NULL);
+
+    call *c = new_call();
+    check_refused(c, fr_forward(NULL, &c->seq, &c->forward), FR_EARG, "no layer");
+    check_refused(c, fr_forward(&c->layer, NULL, &c->forward), FR_EARG, "no sequence");
+    check_refused(c, fr_forward(&c->layer, &c->seq, NULL), FR_EARG, "no arguments");
+    check_refused(c, fr_backward(NULL, &c->seq, &c->backward), FR_EARG, "no layer");
+    check_refused(c, fr_backward(&c->layer, NULL, &c->backward), FR_EARG, "no sequence");
+    check_refused(c, fr_backward(&c->layer, &c->seq, NULL), FR_EARG, "no arguments");
+    free_call(c);
+}
+
+static void lengths_outside_the_sequence_are_refused(void)
+{
+    BOTH_REFUSE(FR_ELENGTH, c->lengths[1] = -1; c->seq.lengths = c->lengths);
+    BOTH_REFUSE(FR_ELENGTH, c->lengths[0] = T + 1; c->seq.lengths = c->lengths);
+}
+
+static void use_tokens(call *c)
+{
+    c->forward.x.p = c->backward.x.p = c->backward.dx.p = NULL;
+    c->forward.tokens = c->backward.tokens = (fr_tokens){c->tokens, B, 1};
+}
+
+static void tokens_outside_the_table_are_refused(void)
+{
+    BOTH_REFUSE(FR_ETOKEN, use_tokens(c); c->tokens[0] = -1);
+    BOTH_REFUSE(FR_ETOKEN, use_tokens(c); c->tokens[T * B - 1] = I);
+    BOTH_REFUSE(FR_ETOKEN, use_tokens(c); c->tokens[3] = INT64_MIN);
+}
+
+static void tokens_in_padding_may_be_anything(void)
+{
+    call *c = new_call();
+    use_tokens(c);
+    c->seq.lengths = c->lengths; /* 3, 2 */
+    c->tokens[(T - 1) * B + 1] = INT64_MAX;
+    CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+    c->backward.scratch = guarded(fr_backward_scratch_bytes(&c->layer, &c->seq, 1));
+    CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+    release(c->backward.scratch);
+    free_call(c);
+}
+
+/* ---- packed weights ----------------------------------------------------------------------- */
+
+static void refuse_packed(void *packed, const char *what)
+{
+    call *c = new_call();
+    c->forward.packed = c->backward.packed = packed;
+    check_refused(c, fr_forward(&c->layer, &c->seq, &c->forward), FR_EPACK, what);
+    check_refused(c, fr_backward(&c->layer, &c->seq, &c->backward), FR_EPACK, what);
+    free_call(c);
+    release(packed);
+}
+
+static void weights_packed_for_something_else_are_refused(void)
+{
+    call *c = new_call();
+    double w[G * H * H * 2] = {0}; /* read as either type */
+    c->weights = (fr_weights){w, w, w, w};
+    refuse_packed(pack(c, (fr_layer){FR_LSTM, FR_F32, I, H - 1}, ALL_USES), "another H");
+    refuse_packed(pack(c, (fr_layer){FR_LSTM, FR_F32, I - 1, H}, ALL_USES), "another I");
+    refuse_packed(pack(c, (fr_layer){FR_GRU, FR_F32, I, H}, ALL_USES), "another cell");
+    refuse_packed(pack(c, (fr_layer){FR_LSTM, FR_F64, I, H}, ALL_USES), "another type");
+    refuse_packed(guarded(4096), "never packed");
+    naive_blas_select(0);
+    void *foreign = pack(c, c->layer, ALL_USES);
+    fr_blas_select(NULL);
+    refuse_packed(foreign, "packed for another provider");
+    free_call(c);
+}
+
+static void weights_packed_for_another_instruction_set_are_refused(void)
+{
+    call *c = new_call();
+    fr_isa_select("portable");
+    void *packed = pack(c, c->layer, ALL_USES);
+    fr_isa_select("narrow");
+    refuse_packed(packed, "another instruction set");
+    fr_isa_select(NULL);
+    free_call(c);
+}
+
+static void weights_not_packed_for_this_use_are_refused(void)
+{
+    call *c = new_call();
+    void *tokens = pack(c, c->layer, FR_USE_TOKENS | FR_USE_BACKWARD);
+    void *dense = pack(c, c->layer, FR_USE_DENSE);
+    c->forward.packed = tokens;
+    check_refused(c, fr_forward(&c->layer, &c->seq, &c->forward), FR_EPACK, "x, but for tokens");
+    c->backward.packed = tokens;
+    check_refused(c, fr_backward(&c->layer, &c->seq, &c->backward), FR_EPACK, "dx, but without");
+    c->backward.packed = dense;
+    check_refused(c, fr_backward(&c->layer, &c->seq, &c->backward), FR_EPACK, "forward only");
+    use_tokens(c);
+    c->forward.packed = dense;
+    check_refused(c, fr_forward(&c->layer, &c->seq, &c->forward), FR_EPACK, "tokens, but for x");
+    release(tokens), release(dense);
+    free_call(c);
+}
+
+static void packing_refuses_what_it_cannot_pack(void)
+{
+    call *c = new_call();
+    const fr_layer huge = {FR_LSTM, FR_F32, 1ll << 39, 1ll << 39};
+    fr_weights w = c->weights;
+    CHECK(fr_pack(NULL, ALL_USES, c->out[0], &w) == FR_EARG, "no layer");
+    CHECK(fr_pack(&c->layer, ALL_USES, NULL, &w) == FR_EARG, "no memory");
+    CHECK(fr_pack(&c->layer, ALL_USES, c->out[0], NULL) == FR_EARG, "no weights");
+    CHECK(fr_pack(&c->layer, 0, c->out[0], &w) == FR_EARG, "use 0");
+    CHECK(fr_pack(&c->layer, 16, c->out[0], &w) == FR_EARG, "use 16");
+    CHECK(fr_pack(&huge, FR_USE_DENSE, c->out[0], &w) == FR_EDIM, "huge");
+    w.w_hh = NULL;
+    CHECK(fr_pack(&c->layer, ALL_USES, c->out[0], &w) == FR_EARG, "no recurrent weights");
+    check_refused(c, FR_OK, FR_OK, "pack");
+    free_call(c);
+}
+
+/* ---- sizes -------------------------------------------------------------------------------- */
+
+static void sizes_that_overflow_are_answered_by_0(void)
+{
+    const fr_layer wide = {FR_GRU, FR_F64, 1ll << 39, 1ll << 39}, none = {FR_GRU, FR_F64, 0, 1};
+    const fr_layer small = {FR_GRU, FR_F64, 1, 1};
+    const fr_seq seq = {T, B, 0, NULL, NULL}, many = {T, 1ll << 39, 0, NULL, NULL};
+    const fr_seq negative = {-1, B, 0, NULL, NULL};
+    CHECK(fr_packed_bytes(&wide, ALL_USES) == 0, "H 2^39");
+    CHECK(fr_packed_bytes(&none, ALL_USES) == 0, "I 0");
+    CHECK(fr_reserve_bytes(&wide, &many) == 0, "B and H 2^39");
+    CHECK(fr_forward_scratch_bytes(&wide, &many, 1) == 0, "B and H 2^39");
+    CHECK(fr_backward_scratch_bytes(&wide, &many, 1) == 0, "B and H 2^39");
+    CHECK(fr_reserve_bytes(&small, &negative) == 0, "T -1");
+    CHECK(fr_forward_scratch_bytes(&none, &seq, 0) == 0, "I 0");
+    CHECK(fr_backward_scratch_bytes(&small, &negative, 0) == 0, "T -1");
+}
+
+/* ---- the rest of the interface -------------------------------------------------------------- */
+
+static void a_product_with_wrong_arguments_is_refused(void)
+{
+    float C[4], scratch[1];
+    memset(C, 0xff, sizeof C);
+    const fr_gemm_args good = {.dtype = FR_F32,
+                               .M = 2,
+                               .N = 2,
+                               .K = 2,
+                               .C = C,
+                               .ldc = 2,
+                               .A = C,
+                               .lda = 2,
+                               .B = C,
+                               .ldb = 2,
+                               .scratch = scratch};
+    const struct {
+        fr_status want;
+        size_t field;
+        int64_t value;
+        const char *what;
+    } bad[] = {
+        {FR_EDIM, offsetof(fr_gemm_args, M), -1, "M -1"},
+        {FR_EDIM, offsetof(fr_gemm_args, N), -1, "N -1"},
+        {FR_EDIM, offsetof(fr_gemm_args, K), -1, "K -1"},
+        {FR_EDIM, offsetof(fr_gemm_args, M), INT64_MAX, "M huge"},
+        {FR_EDIM, offsetof(fr_gemm_args, lda), 1, "lda 1"},
+        {FR_EDIM, offsetof(fr_gemm_args, ldb), 1, "ldb 1"},
+        {FR_EDIM, offsetof(fr_gemm_args, ldc), 1, "ldc 1"},
+        {FR_EARG, offsetof(fr_gemm_args, A), 0, "no A"},
+        {FR_EARG, offsetof(fr_gemm_args, B), 0, "no B"},
+        {FR_EARG, offsetof(fr_gemm_args, C), 0, "no C"},
+        {FR_EARG, offsetof(fr_gemm_args, scratch), 0, "no scratch"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        fr_gemm_args g = good;
+        memcpy((char *)&g + bad[i].field, &bad[i].value, sizeof bad[i].value);
+        const fr_status status = fr_gemm(&g);
+        CHECK(status == bad[i].want, "%s: %s", bad[i].what, fr_status_text(status));
+    }
+    fr_gemm_args g = good;
+    g.dtype = FR_DTYPES;
+    CHECK(fr_gemm(&g) == FR_EARG, "unknown type");
+    CHECK(fr_gemm_scratch_bytes(&g) == 0, "unknown type");
+    CHECK(fr_gemm(NULL) == FR_EARG, "no arguments");
+    CHECK(untouched(C, sizeof C), "C written");
+}
+
+static void unknown_activations_are_refused(void)
+{
+    double x = 0.25;
+    CHECK(fr_activation(FR_DTYPES, 0, &x, &x, 1) == FR_EARG, "type");
+    CHECK(fr_activation(FR_F64, 3, &x, &x, 1) == FR_EARG, "kind 3");
+    CHECK(fr_activation(FR_F64, -1, &x, &x, 1) == FR_EARG, "kind -1");
+    CHECK(fr_activation(FR_F64, 0, &x, &x, -1) == FR_EARG, "n -1");
+    CHECK(fr_activation(FR_F64, 0, NULL, &x, 1) == FR_EARG, "no output");
+    CHECK(fr_activation(FR_F64, 0, &x, NULL, 1) == FR_EARG, "no input");
+    CHECK(x == 0.25, "written");
+}
+
+static void an_unknown_instruction_set_is_refused_and_changes_nothing(void)
+{
+    fr_isa_select("portable");
+    CHECK(fr_isa_select("mmx") == FR_EISA, "mmx");
+    CHECK(fr_isa_select("") == FR_EISA, "the empty name");
+    CHECK(!fr_isa_available("mmx") && !fr_isa_available(NULL), "mmx is not there");
+    for (int i = 0; fr_isa_name(i); i++)
+        if (!fr_isa_available(fr_isa_name(i)))
+            CHECK(fr_isa_select(fr_isa_name(i)) == FR_EISA, "%s", fr_isa_name(i));
+    CHECK(!strcmp(fr_isa(), "portable"), "now %s", fr_isa());
+    CHECK(fr_isa_select(NULL) == FR_OK, "the best");
+}
+
+static void instruction_sets_are_listed_best_first_and_end_with_null(void)
+{
+    int i = 0;
+    fr_isa_select(NULL);
+    while (!fr_isa_available(fr_isa_name(i)))
+        i++;
+    CHECK(!strcmp(fr_isa(), fr_isa_name(i)), "%s, not %s", fr_isa(), fr_isa_name(i));
+    while (fr_isa_name(i))
+        i++;
+    CHECK(!fr_isa_name(i + 1) && !fr_isa_name(-1), "%d names", i);
+    CHECK(fr_isa_available("portable"), "portable runs everywhere");
+}
+
+static void a_provider_is_tried_before_it_is_accepted(void)
+{
+    const fr_blas nothing = {"nothing", NULL, NULL, 0, NULL};
+    CHECK(naive_blas_select(0) == FR_OK && !strcmp(fr_blas_name(), "naive"), "%s", fr_blas_name());
+    CHECK(wrong_blas_select() == FR_EBLAS, "wrong answers");
+    CHECK(fr_blas_select(&nothing) == FR_EARG, "no functions");
+    CHECK(!strcmp(fr_blas_name(), "naive"), "now %s", fr_blas_name());
+    CHECK(fr_blas_select(NULL) == FR_OK && !strcmp(fr_blas_name(), "own"), "%s", fr_blas_name());
+}
+
+static void impossible_numbers_of_threads_are_refused(void)
+{
+    CHECK(fr_set_num_threads(2) == FR_OK, "2");
+    CHECK(fr_set_num_threads(0) == FR_EARG, "0");
+    CHECK(fr_set_num_threads(FR_MAX_THREADS + 1) == FR_EARG, "too many");
+    CHECK(fr_get_num_threads() == 2, "now %d", fr_get_num_threads());
+    fr_set_num_threads(1);
+}
+
+static void a_plan_of_something_impossible_is_refused(void)
+{
+    const fr_layer layer = {FR_LSTM, FR_F32, I, H}, none = {FR_LSTM, FR_F32, I, 0};
+    const fr_seq seq = {T, B, 0, NULL, NULL}, negative = {T, -1, 0, NULL, NULL};
+    fr_plan plan;
+    memset(&plan, 0xff, sizeof plan);
+    CHECK(fr_plan_describe(&plan, NULL, &seq, 0) == FR_EARG, "no layer");
+    CHECK(fr_plan_describe(&plan, &layer, NULL, 0) == FR_EARG, "no sequence");
+    CHECK(fr_plan_describe(&plan, &none, &seq, 0) == FR_EDIM, "H 0");
+    CHECK(fr_plan_describe(&plan, &layer, &negative, 0) == FR_EDIM, "B -1");
+    CHECK(untouched(&plan, sizeof plan), "written");
+}
+
+static void every_status_has_a_text_of_its_own(void)
+{
+    for (int i = FR_OK; i <= FR_EBLAS + 1; i++)
+        for (int k = FR_OK; k < i; k++)
+            CHECK(strcmp(fr_status_text((fr_status)i), fr_status_text((fr_status)k)), "%d and %d",
+                  i, k);
+}
+
+/* ---- floating-point mode ------------------------------------------------------------------- */
+
+/* Calls flush subnormals to zero inside; the caller's arithmetic must keep them. */
+static int keeps_subnormals(void)
+{
+    volatile double tiny = DBL_MIN;
+    volatile float small = FLT_MIN;
+    return tiny / 2 > 0 && small / 2 > 0;
+}
+
+static void the_callers_subnormals_survive_a_call(void)
+{
+    for (int threads = 1; threads <= 2; threads++) {
+        forced_plan = (fr_plan){threads, threads, 1, 1};
+        call *c = new_call();
+        CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+        CHECK(keeps_subnormals(), "after forward, %d threads", threads);
+        CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+        CHECK(keeps_subnormals(), "after backward, %d threads", threads);
+        c->forward.scratch = NULL;
+        CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_EARG, "refused");
+        CHECK(keeps_subnormals(), "after a refused call");
+        free_call(c);
+    }
+    forced_plan.rows = 0;
+}
+
+static void the_callers_flushing_survives_a_call(void)
+{
+    const unsigned long saved = fr_flush_on();
+    const int flushing = !keeps_subnormals(); /* not every machine can */
+    call *c = new_call();
+    CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+    CHECK(keeps_subnormals() == !flushing, "after forward");
+    free_call(c);
+    fr_flush_restore(saved);
+    CHECK(keeps_subnormals(), "restored");
+}
+
+int main(void)
+{
+    RUN(the_call_that_the_others_spoil_is_accepted);
+    RUN(sizes_out_of_range_are_refused);
+    RUN(unknown_options_and_missing_pointers_are_refused);
+    RUN(lengths_outside_the_sequence_are_refused);
+    RUN(tokens_outside_the_table_are_refused);
+    RUN(tokens_in_padding_may_be_anything);
+    RUN_ON_EVERY_ISA(weights_packed_for_something_else_are_refused);
+    RUN(weights_packed_for_another_instruction_set_are_refused);
+    RUN(weights_not_packed_for_this_use_are_refused);
+    RUN(packing_refuses_what_it_cannot_pack);
+    RUN(sizes_that_overflow_are_answered_by_0);
+    RUN(a_product_with_wrong_arguments_is_refused);
+    RUN(unknown_activations_are_refused);
+    RUN(an_unknown_instruction_set_is_refused_and_changes_nothing);
+    RUN(instruction_sets_are_listed_best_first_and_end_with_null);
+    RUN(a_provider_is_tried_before_it_is_accepted);
+    RUN(impossible_numbers_of_threads_are_refused);
+    RUN(a_plan_of_something_impossible_is_refused);
+    RUN(every_status_has_a_text_of_its_own);
+    RUN(the_callers_subnormals_survive_a_call);
+    RUN(the_callers_flushing_survives_a_call);
+    return summary();
+}
