@@ -102,6 +102,12 @@ def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loss_of_many_rows_neither_overflows_nor_drifts(dtype):
+    loss, _ = fr.cross_entropy(np.zeros((20_000, 50), dtype), np.zeros(20_000, int))
+    assert loss == pytest.approx(np.log(50), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_far_apart_neither_overflow_nor_lose_the_loss(dtype):
     loss, dlogits = fr.cross_entropy(np.array([[0, 30000.0]], dtype), [0])
     assert loss == 30000 and dlogits.tolist() == [[-1, 1]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 
 import numpy as np
@@ -109,7 +108,7 @@ def write_tensors(path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
     data = to_bytes(dense, dict(metadata))
     path = os.fspath(path)
     target = os.path.realpath(path)  # through a link, not in its place
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"  # same directory: rename works within a disk
+    temporary = f"{target}.{os.urandom(4).hex()}.tmp"  # same directory: rename works within a disk
     try:
         try:
             with open(temporary, "xb") as file:
