@@ -16,7 +16,7 @@ import fastrnn as fr
 from fastrnn import _core, config
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import build, identical, inputs, python
+from cells import arrays, build, identical, inputs, python
 
 SHOW = "import fastrnn, json; print(json.dumps(fastrnn.show_config()))"
 NAMES = ("FASTRNN_ISA", "FASTRNN_NUM_THREADS", "FASTRNN_BLAS", "OMP_NUM_THREADS")

@@ -16,7 +16,7 @@ import fastrnn as fr
 from fastrnn import _core
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import CELLS, SPLITS, build, identical, inputs, near, threads, train
+from cells import CELLS, SPLITS, build, identical, inputs, near, python, threads, train
 
 T, B, I, H = SPLITS["rows"]
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -174,7 +174,15 @@ def test_a_number_of_threads_out_of_range_is_refused_and_nothing_changes(n):
     assert fr.get_num_threads() == before
 
 
-@pytest.mark.parametrize("n", ["2", None, 2**40])
+@pytest.mark.parametrize(
+    "n",
+    [
+        "2",
+        None,
+        2**40,
+        pytest.param(1.5, marks=pytest.mark.xfail(reason="rounded to 1 without a word")),
+    ],
+)
 def test_a_number_of_threads_that_is_no_small_integer_is_refused(n):
     before = fr.get_num_threads()
     with pytest.raises((TypeError, OverflowError)):
@@ -192,6 +200,25 @@ def test_the_number_of_threads_may_go_up_and_down_between_calls(cell):
             result = train(layer, *given)
         assert identical(result, expected.setdefault(n, result))
         assert near(result, expected[1])
+
+
+@pytest.mark.xfail(reason="its scratch is laid out for the threads there were when it was made")
+def test_a_stream_goes_on_when_more_threads_are_allowed():
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from cells import *
+with threads(1):
+    layer = build("lstm", 64, 512)
+    x, *_ = inputs(layer, 30, 64)
+    stream = layer.stream(64)
+with threads(16):
+    assert near(np.stack([stream.step(x_t) for x_t in x]), layer(x)[0])
+del stream
+print("done")
+"""
+    run = python(code)  # elsewhere: it has been seen to write past the end of a buffer
+    assert run.returncode == 0 and run.stdout == "done\n", run.stderr
 
 
 def test_more_threads_than_rows_and_units_do_no_harm():
