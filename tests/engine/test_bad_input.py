@@ -9,6 +9,7 @@ layouts that are allowed (test_shapes.py), streams (test_stream.py), the environ
 import contextlib
 import gc
 import os
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -20,7 +21,7 @@ import fastrnn as fr
 from fastrnn import _core
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import CELLS, STACK, arrays, build, identical, inputs, threads, train
+from cells import CELLS, STACK, arrays, build, identical, inputs, python, threads, train
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
 SWAPPED = np.dtype("f4").newbyteorder()
@@ -310,6 +311,65 @@ def test_sequences_beyond_any_memory_are_refused_at_once(tokens, shape, training
     with pytest.raises((ValueError, MemoryError)):
         (layer.forward if training else layer)(x)
     assert identical(tuple(layer.state_dict().values()), tuple(weights.values()))
+
+
+LIMITED = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from cells import *
+layer = build("lstm", 16, 200)
+given = inputs(layer, 20, 64)
+with threads(1):
+    before = train(layer, *given)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), resource.RLIM_INFINITY))
+
+def refused(call):
+    try:
+        call()
+    except (MemoryError, ValueError) as error:
+        print(type(error).__name__, error)
+"""
+needs_limits = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs Linux's limit of a process's memory"
+)
+
+
+@needs_limits
+def test_a_call_for_which_there_is_no_memory_is_refused_and_the_next_one_works():
+    run = python(
+        LIMITED
+        + """
+with threads(1):
+    long = np.zeros((400, 64, 16), np.float32)  # y takes 20 MB, what backward needs 100 MB
+    refused(lambda: layer.forward(long))
+    assert identical(train(layer, *given), before)
+    assert layer(long)[0].shape == (400, 64, 200)
+"""
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(r"MemoryError cannot allocate \d{9} bytes\n", run.stdout)
+
+
+@needs_limits
+def test_threads_that_the_system_does_not_start_are_an_error_and_fewer_work():
+    run = python(
+        LIMITED
+        + """
+with threads(64):  # with 8 MB of stack each, of 60
+    assert layer._engine.plan(20, 64)["threads"] > 10
+    refused(lambda: layer(*given[:2]))
+    refused(lambda: layer.forward(*given[:2]))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+with threads(1):
+    assert identical(train(layer, *given), before)
+with threads(16):
+    assert near(layer(*given[:2]), before[:3])
+"""
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "ValueError forward: the system would not start a thread\n" * 2
 
 
 # ---- products ------------------------------------------------------------------------------------

@@ -124,6 +124,15 @@ def test_a_sequence_in_pieces_gives_the_outputs_and_gradients_of_the_whole(cell,
     assert near((dx2, dinitial2, gradient2), (dx, dinitial, gradient))
 
 
+@pytest.mark.parametrize("B", [1, 4])
+@each_cell
+def test_a_long_sequence_in_halves_gives_the_outputs_and_gradients_of_the_whole(cell, B):
+    layer = build(cell, I=3, H=5, dtype="float64")
+    given = inputs(layer, T=1500, B=B)
+    whole, halves = train_parts(layer, *given, ()), train_parts(layer, *given, (777,))
+    assert near(halves, whole)
+
+
 def train_parts(layer, x, state, dy, dstate, cuts):
     """One training step with the state, and then its gradient, handed from piece to piece."""
     layer.zero_grad()

@@ -226,6 +226,17 @@ def test_rows_of_different_length_give_what_each_gives_alone(cell, options, toke
     assert near(together[-1], gradient)
 
 
+@one_and_stack
+@each_cell
+def test_steps_past_the_end_of_a_row_are_not_looked_at(cell, options):
+    layer = build(cell, **options)
+    x, state, dy, dstate = inputs(layer, B=len(LENGTHS))
+    expected = train(layer, x, state, dy, dstate, lengths=LENGTHS)
+    for b, n in enumerate(LENGTHS):
+        x[n:, b] = dy[n:, b] = np.nan
+    assert identical(train(layer, x, state, dy, dstate, lengths=LENGTHS), expected)
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i4", ">i8", "list"])
 def test_lengths_may_be_a_list_or_of_any_integer_type(dtype):
     layer = build("gru")
