@@ -35,7 +35,8 @@ static int has_avx512(void)
     uint32_t a, b, c, d;
     if (!has_avx2() || (saved_registers() & 0xe6) != 0xe6)
         return 0;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+           (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
 }
 #endif
 

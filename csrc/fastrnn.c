@@ -35,7 +35,10 @@ const char *fr_status_text(fr_status status)
 
 #define FR_RNN_TRAITS                                                                              \
     {                                                                                              \
-        "rnn", 1, 0, 1, 0, {0, 0, 0, 0}, {0, -1, -1, -1}, {0, -1, -1, -1}, {0, 0, 0, 0}            \
+        "rnn", 1, 0, 1, 0, {0, 0, 0, 0}, {0, -1, -1, -1}, {0, -1, -1, -1},                         \
+        {                                                                                          \
+            0, 0, 0, 0                                                                             \
+        }                                                                                          \
     }
 
 const fr_cell_traits fr_cells[FR_CELLS] = {
@@ -104,7 +107,8 @@ static fr_status check_layer(const fr_layer *layer)
     if (!layer || (unsigned)layer->cell >= FR_CELLS || (unsigned)layer->dtype >= FR_DTYPES)
         return FR_EARG;
     /* 2^40 of anything is beyond memory; below it no index below can overflow 64 bits early. */
-    if (layer->input_size < 1 || layer->hidden_size < 1 || layer->input_size >= (1ll << 40) || layer->hidden_size >= (1ll << 40))
+    if (layer->input_size < 1 || layer->hidden_size < 1 || layer->input_size >= (1ll << 40) ||
+        layer->hidden_size >= (1ll << 40))
         return FR_EDIM;
     return FR_OK;
 }
@@ -130,7 +134,8 @@ static int packed_layout(const fr_layer *layer, int use, fr_packed_layout *at)
 {
     arena a = {NULL, sizeof(fr_packed_header), 1};
     const size_t G = (size_t)fr_cells[layer->cell].gates, real = real_bytes(layer);
-    const size_t H = (size_t)layer->hidden_size, I = (size_t)layer->input_size, Hp = (size_t)panel_units(layer);
+    const size_t H = (size_t)layer->hidden_size, I = (size_t)layer->input_size,
+                 Hp = (size_t)panel_units(layer);
     const size_t nr = (size_t)typed(layer)->nr;
     memset(at, 0, sizeof *at);
     if (use & (FR_USE_DENSE | FR_USE_TOKENS)) {
@@ -304,7 +309,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
         call->carry_c = place(&a, B, Hp, real, 1);
         call->dG[0] = place(&a, chunk_rows, D, Hp, real);
         call->dG[1] = place(&a, chunk_rows, D, Hp, real);
-        if (tokens)
+        if (tokens && total_rows(seq) >= seq->B + layer->input_size / 2)
             call->dtable = place(&a, I, G, Hp, real);
         /* Either the blocks of our own product, or rows gathered for a foreign one. */
         const size_t wide = (I + nr - 1) / nr * nr + 2 * Hp;
@@ -465,8 +470,8 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     if (!args)
         return FR_EARG;
     const int use = FR_USE_BACKWARD | (args->dx.p ? FR_USE_DX : 0);
-    const fr_status status = begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens,
-                                   args->scratch, 1, 1);
+    const fr_status status =
+        begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens, args->scratch, 1, 1);
     if (status != FR_OK)
         return status;
     if ((!args->y.p && seq->T && seq->B) || !args->reserve ||

@@ -115,7 +115,7 @@ fr_status fr_blas_select(const fr_blas *blas)
 
 /* ---- the public product ------------------------------------------------------------------- */
 
-enum { ALIGN = FR_ALIGN, MULTIPLIES_WORTH_A_THREAD = 300000 };
+enum { ALIGN = FR_ALIGN, MULTIPLIES_WORTH_A_THREAD = 1000000 };
 
 static size_t align_up(size_t n)
 {

@@ -15,7 +15,7 @@
 #define CELL_CARRIES_H 1
 #define CELL_DH_GATES 3
 
-FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q0,
+FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q0,
                                       int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
@@ -40,8 +40,8 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
             const vr r = vsigmoid(vload(pre[0] + at));
             const vr z = vsigmoid(vload(pre[1] + at));
             const vr q = vload(pre[2] + at);
-            const vr n = vtanh(vload(x_n + u) + r * q);               /* (G4) */
-            const vr h_t = n + z * (vload_n(hprev + u, H - u) - n);   /* (G5) */
+            const vr n = vtanh(vload(x_n + u) + r * q);             /* (G4) */
+            const vr h_t = n + z * (vload_n(hprev + u, H - u) - n); /* (G5) */
             vstore_n(h_row + u, h_t, H - u);
             if (keep) {
                 vstore(gates + u, r);
@@ -53,8 +53,8 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
     }
 }
 
-FR_INLINE void NAME(gru_backward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q0,
-                                       int h, ptrdiff_t p, int phase)
+FR_INLINE void NAME(gru_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
+                                       ptrdiff_t q0, int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const int vectors = NAME(panel_vectors)(H, p);

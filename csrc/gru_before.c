@@ -15,7 +15,7 @@
 #define CELL_CARRIES_H 1
 #define CELL_DH_GATES 2 /* n reaches h through r * h, which phase 1 takes care of */
 
-FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row_arrays) *a,
+FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row_arrays) * a,
                                              ptrdiff_t q, int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
@@ -51,7 +51,7 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
         }
 }
 
-FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(row_arrays) *a,
+FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
                                               ptrdiff_t q, int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;

@@ -7,7 +7,10 @@
 #ifndef FR_INTERNAL_H
 #define FR_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "fastrnn.h"
+#include "fastrnn_pointwise.h"
 
 /* ---- cells ------------------------------------------------------------------------------- */
 
@@ -17,8 +20,8 @@
 typedef struct fr_cell_traits {
     const char *name;
     int gates;
-    int slots;      /* activations kept per unit for backward */
-    int dslots;     /* gate gradients per unit */
+    int slots;  /* activations kept per unit for backward */
+    int dslots; /* gate gradients per unit */
     int has_c;
     int slot_of_gate_r[4]; /* recurrent gate -> slot of dG that reaches h through it */
     int w_gate[4], r_gate[4];
@@ -116,7 +119,7 @@ void fr_flush_restore(unsigned long saved);
 #define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
 #define FR_MC 72  /* columns of dG transposed at a time */
 
-typedef struct fr_part { /* one thread's share */
+typedef struct fr_part {   /* one thread's share */
     int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
     int64_t rows_before;   /* how many rows the parts before this one have */
     int64_t p0, p1;        /* panels of hidden units */
@@ -134,7 +137,7 @@ typedef struct fr_call {
     fr_layer layer;
     fr_plan plan;
     fr_rows rows;
-    int64_t Hp; /* H rounded up to whole panels */
+    int64_t Hp;           /* H rounded up to whole panels */
     fr_barrier *barriers; /* [0] everybody, [1 + part of the batch] those that share it */
     const char *packed;
     fr_packed_layout at;
@@ -146,23 +149,40 @@ typedef struct fr_call {
     void *hT, *cT, *dh0, *dc0;
     int dx_add;
     fr_weight_grads grads;
-    char *reserve;       /* NULL: inference */
+    char *reserve; /* NULL: inference */
     /* scratch */
-    char *zeros;         /* a row of zeros, as long as any row is read */
+    char *zeros;             /* a row of zeros, as long as any row is read */
     char *c_start;           /* [B][Hp] c before the first step; inference keeps c there */
     char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
-    char *gates;         /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
-    char *xw;            /* [chunk * B][gates][Hp] */
-    char *dG[2];         /* [chunk * B][dslots][Hp]; chunks alternate */
-    char *dtable;        /* [I][gates][Hp]: gradient of the token table */
-    char *pointers;      /* per thread: row pointers */
+    char *gates;             /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
+    char *xw;                /* [chunk * B][gates][Hp] */
+    char *dG[2];             /* [chunk * B][dslots][Hp]; chunks alternate */
+    char *dtable;            /* [I][gates][Hp]: gradient of the token table */
+    char *pointers;          /* per thread: row pointers */
     size_t pointers_stride;
-    char *work;          /* per thread: packed blocks of a batched product */
+    char *work; /* per thread: packed blocks of a batched product */
     size_t work_stride;
 } fr_call;
 
 /* Per-thread room for row pointers: arrays of `rows` pointers each. */
 enum { FR_ROW_ARRAYS = 13 };
+
+#define FR_POINTWISE(real, type)                                                                   \
+    typedef struct fr_pointwise_##type {                                                           \
+        double (*softmax_cross_entropy)(real *, const real *, const int64_t *, ptrdiff_t,          \
+                                        ptrdiff_t, int64_t, double);                               \
+        double (*sum_of_squares)(const real *, ptrdiff_t);                                         \
+        void (*scale)(real *, ptrdiff_t, double);                                                  \
+        void (*clip)(real *, ptrdiff_t, double, double);                                           \
+        void (*scatter_add)(real *, const real *, const int64_t *, ptrdiff_t, ptrdiff_t);          \
+        void (*sgd)(real *, real *, const real *, ptrdiff_t, const fr_sgd_options *);              \
+        void (*adagrad)(real *, real *, const real *, ptrdiff_t, const fr_adagrad_options *);      \
+        void (*rmsprop)(real *, real *, real *, real *, const real *, ptrdiff_t,                   \
+                        const fr_rmsprop_options *);                                               \
+        void (*adam)(real *, real *, real *, const real *, ptrdiff_t, const fr_adam_options *);    \
+    } fr_pointwise_##type
+FR_POINTWISE(float, f32);
+FR_POINTWISE(double, f64);
 
 typedef struct fr_kernels {
     const char *isa;
@@ -175,6 +195,8 @@ typedef struct fr_kernels {
         fr_job *gemm; /* arg: fr_gemm_call */
         void (*activation)(int kind, void *out, const void *in, int64_t n);
     } typed[FR_DTYPES];
+    fr_pointwise_f32 pointwise_f32;
+    fr_pointwise_f64 pointwise_f64;
 } fr_kernels;
 
 typedef struct fr_gemm_call {
@@ -182,7 +204,7 @@ typedef struct fr_gemm_call {
     int threads;
     char *panels; /* op(B), packed: [panel of N][K][NR] */
     char *zeros;
-    char *work;   /* per thread: transposed block of A */
+    char *work; /* per thread: transposed block of A */
     size_t work_stride;
     fr_barrier *barrier;
 } fr_gemm_call;
@@ -210,7 +232,7 @@ int fr_blas_serial(void); /* 0: own; otherwise a number that changes with the pr
 /* Row-major C (M,N) = beta C + op(A) op(B), by the foreign provider, on the calling thread. */
 void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t K, const void *A,
                   int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc);
-int fr_blas_enter(void);       /* single-threaded from here on: two pools must not alternate */
+int fr_blas_enter(void); /* single-threaded from here on: two pools must not alternate */
 void fr_blas_leave(int saved);
 
 #endif

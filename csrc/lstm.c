@@ -14,7 +14,7 @@
 #define CELL_CARRIES_H 0
 #define CELL_DH_GATES 4
 
-FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
+FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                        int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
@@ -49,8 +49,8 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
     }
 }
 
-FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
-                                        int h, ptrdiff_t p, int phase)
+FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
+                                        ptrdiff_t q, int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const int vectors = NAME(panel_vectors)(H, p);

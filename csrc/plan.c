@@ -11,13 +11,14 @@
 #include "internal.h"
 
 enum {
-    BARRIER_CYCLES = 700,     /* measured 0.2 us between two cores of one complex */
-    TILE_CYCLES = 25,         /* call, first loads, last stores */
-    L1_BYTES = 24 << 10,      /* what a slice of weights may take of each level */
+    BARRIER_CYCLES = 700, /* measured 0.2 us between two cores of one complex */
+    TILE_CYCLES = 25,     /* call, first loads, last stores */
+    L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
-    TEAM_CYCLES = 4000,       /* to hand a job to threads that are still spinning, and get it back */
-    XW_BYTES = 192 << 10,     /* a chunk of xw stays in the second-level cache */
-    BACKWARD_ROWS = 256       /* rows of dG that make a product over a chunk worth its packing */
+    TEAM_CYCLES = 30000,  /* a thread must save more: handing over is 1 us if it spins, 10 if it
+                               * is parked, and a time slice if somebody else has its core */
+    XW_BYTES = 192 << 10, /* a chunk of xw stays in the second-level cache */
+    BACKWARD_ROWS = 256   /* rows of dG that make a product over a chunk worth its packing */
 };
 
 /* One step of `rows` rows and `panels` panels. Forward and backward make the same product: gates
@@ -46,8 +47,9 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const int phases = layer->cell == FR_GRU_BEFORE ? 2 : 1;
     const int64_t steps = T > 0 ? T : 1;
     /* Products over time are shared evenly by any plan, so only their size matters here. */
-    const double batched = (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
-                           (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
+    const double batched =
+        (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
+        (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
     fr_plan best = {1, 1, 1, 1};
     double least = 0;
 

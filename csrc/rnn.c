@@ -12,7 +12,7 @@
 #define CELL_CARRIES_H 0
 #define CELL_DH_GATES 1
 
-FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
+FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                       int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size;
@@ -27,14 +27,14 @@ FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
             const vr s = vload(pre + m * NR + v * VL);
-            const vr h_t = cell == FR_RNN_TANH ? vtanh(s)
+            const vr h_t = cell == FR_RNN_TANH   ? vtanh(s)
                            : cell == FR_RNN_RELU ? vmax(0, s)
                                                  : vsigmoid(s);
             vstore_n(a->h[q + m] + u, h_t, H - u);
         }
 }
 
-FR_INLINE void NAME(rnn_backward_tile)(const fr_call *call, const NAME(row_arrays) *a, ptrdiff_t q,
+FR_INLINE void NAME(rnn_backward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                        int h, ptrdiff_t p, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size;
@@ -52,7 +52,7 @@ FR_INLINE void NAME(rnn_backward_tile)(const fr_call *call, const NAME(row_array
             vr dh = vload(dh_tile + m * NR + v * VL);
             if (a->dy[q + m])
                 dh += vload_n(a->dy[q + m] + u, H - u);
-            const vr slope = cell == FR_RNN_TANH ? (real)1 - h_t * h_t
+            const vr slope = cell == FR_RNN_TANH   ? (real)1 - h_t * h_t
                              : cell == FR_RNN_RELU ? vpositive(h_t)
                                                    : h_t * ((real)1 - h_t);
             vstore(a->dg[q + m] + u, dh * slope); /* (R4) */

@@ -92,9 +92,9 @@ fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights
 
 typedef struct fr_seq {
     int64_t T, B;
-    int reverse;             /* walk from each row's last step to its first */
-    const int64_t *lengths;  /* (B,), each 0..T, any order; NULL: every row has T steps */
-    const uint8_t *reset;    /* (T,B): 1 zeroes the state before that step; NULL: never */
+    int reverse;            /* walk from each row's last step to its first */
+    const int64_t *lengths; /* (B,), each 0..T, any order; NULL: every row has T steps */
+    const uint8_t *reset;   /* (T,B): 1 zeroes the state before that step; NULL: never */
 } fr_seq;
 
 /* A (T,B,K) array whose last axis is dense: element (t,b,k) is p[t*st + b*sb + k]. Strides are in
@@ -211,9 +211,9 @@ const char *fr_blas_name(void);
 
 /* How a call's work is split, for people and for tests. */
 typedef struct fr_plan {
-    int threads;      /* rows * units of them */
-    int rows, units;  /* parts of the batch; parts of the hidden units */
-    int64_t chunk;    /* time steps whose batched products are done together */
+    int threads;     /* rows * units of them */
+    int rows, units; /* parts of the batch; parts of the hidden units */
+    int64_t chunk;   /* time steps whose batched products are done together */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

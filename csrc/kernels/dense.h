@@ -33,9 +33,8 @@ static void NAME(gemm)(void *arg, int tid)
             const ptrdiff_t K_block = K - k0 < FR_KC ? K - k0 : FR_KC;
             const int add = g->accumulate || k0 > 0;
             if (g->transpose_a)
-                for (ptrdiff_t k = 0; k < K_block; k++)
-                    for (ptrdiff_t m = 0; m < M_block; m++)
-                        transposed[m * (FR_KC + 16) + k] = A[(k0 + k) * g->lda + r0 + m];
+                NAME(transpose)
+                (transposed, FR_KC + 16, A + k0 * g->lda + r0, g->lda, K_block, M_block);
             for (ptrdiff_t m = 0; m < M_block; m++)
                 a[m] = g->transpose_a ? transposed + m * (FR_KC + 16) : A + (r0 + m) * g->lda + k0;
             for (ptrdiff_t p = 0; p < P; p++) {
@@ -46,13 +45,14 @@ static void NAME(gemm)(void *arg, int tid)
                     for (ptrdiff_t m = 0; m < h; m++)
                         for (int v = 0; v < vectors; v++) {
                             const ptrdiff_t n = p * NR + v * VL, left = N - n;
-                            vr first = add ? vload_n(C + (r0 + r + m) * g->ldc + n, left) : vsplat(0);
+                            vr first =
+                                add ? vload_n(C + (r0 + r + m) * g->ldc + n, left) : vsplat(0);
                             if (bias && k0 == 0)
                                 first += vload_n(bias + n, left);
                             vstore(out + m * NR + v * VL, first);
                         }
-                    NAME(tile)[half][h - 1](out, NR, init, 0, a + r, 0, K_block,
-                                            panels + (p * K + k0) * NR);
+                    NAME(tile)
+                    [half][h - 1](out, NR, init, 0, a + r, 0, K_block, panels + (p * K + k0) * NR);
                     for (ptrdiff_t m = 0; m < h; m++)
                         for (int v = 0; v < vectors; v++)
                             vstore_n(C + (r0 + r + m) * g->ldc + p * NR + v * VL,

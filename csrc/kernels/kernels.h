@@ -24,12 +24,20 @@
 #define FR_TYPED(t, size)                                                                          \
     {                                                                                              \
         FR_VBYTES ? FR_VBYTES / size : 1, FR_NV *(FR_VBYTES ? FR_VBYTES / size : 1), pack_##t,     \
-            {rnn_forward_##t, rnn_forward_##t, rnn_forward_##t, lstm_forward_##t, gru_forward_##t, \
-             gru_before_forward_##t},                                                              \
+            {rnn_forward_##t,  rnn_forward_##t, rnn_forward_##t,                                   \
+             lstm_forward_##t, gru_forward_##t, gru_before_forward_##t},                           \
             {rnn_backward_##t,  rnn_backward_##t, rnn_backward_##t,                                \
              lstm_backward_##t, gru_backward_##t, gru_before_backward_##t},                        \
             gemm_##t, activation_##t                                                               \
     }
 
+#define FR_POINTWISE_OF(t)                                                                         \
+    {                                                                                              \
+        softmax_cross_entropy_##t, sum_of_squares_##t, scale_##t, clip_##t, scatter_add_##t,       \
+            sgd_##t, adagrad_##t, rmsprop_##t, adam_##t                                            \
+    }
+
 const fr_kernels FR_CAT(fr_kernels_, FR_ISA) = {FR_STRING(FR_ISA),
-                                                {FR_TYPED(f32, 4), FR_TYPED(f64, 8)}};
+                                                {FR_TYPED(f32, 4), FR_TYPED(f64, 8)},
+                                                FR_POINTWISE_OF(f32),
+                                                FR_POINTWISE_OF(f64)};

@@ -7,14 +7,9 @@
 FR_INLINE void NAME(pack_transposed)(real *dst, const real *src, ptrdiff_t ld, ptrdiff_t K,
                                      ptrdiff_t width)
 {
-    for (ptrdiff_t n = 0; n < NR; n++) {
-        if (n < width)
-            for (ptrdiff_t k = 0; k < K; k++)
-                dst[k * NR + n] = src[n * ld + k];
-        else
-            for (ptrdiff_t k = 0; k < K; k++)
-                dst[k * NR + n] = 0;
-    }
+    if (width < NR)
+        memset(dst, 0, (size_t)(K * NR) * sizeof(real));
+    NAME(transpose)(dst, NR, src, ld, width < NR ? width : NR, K);
 }
 
 /* dst[k][0..NR) = src[k][0..width), zeros behind. */
@@ -48,33 +43,34 @@ static void NAME(pack)(const fr_layer *layer, int use, char *packed, const fr_pa
             }
         for (ptrdiff_t p = 0; p < P; p++)
             for (ptrdiff_t g = 0; g < G; g++)
-                NAME(pack_transposed)(R + (p * G + g) * H * NR, w_hh + (g * H + p * NR) * H, H, H,
-                                      H - p * NR);
+                NAME(pack_transposed)
+                (R + (p * G + g) * H * NR, w_hh + (g * H + p * NR) * H, H, H, H - p * NR);
         if (use & FR_USE_DENSE) {
             real *W = (real *)(packed + at->W);
             for (ptrdiff_t p = 0; p < P; p++)
                 for (ptrdiff_t g = 0; g < G; g++)
-                    NAME(pack_transposed)(W + (p * G + g) * I * NR, w_ih + (g * H + p * NR) * I, I,
-                                          I, H - p * NR);
+                    NAME(pack_transposed)
+                    (W + (p * G + g) * I * NR, w_ih + (g * H + p * NR) * I, I, I, H - p * NR);
         }
         if (use & FR_USE_TOKENS) {
             real *table = (real *)(packed + at->table);
-            for (ptrdiff_t k = 0; k < I; k++)
-                memcpy(table + k * G * Hp, bias, (size_t)(G * Hp) * sizeof(real));
-            for (ptrdiff_t g = 0; g < G; g++)
-                for (ptrdiff_t u = 0; u < H; u++)
-                    for (ptrdiff_t k = 0; k < I; k++)
-                        table[(k * G + g) * Hp + u] += w_ih[(g * H + u) * I + k];
+            memset(table, 0, (size_t)(I * G * Hp) * sizeof(real));
+            for (ptrdiff_t g = 0; g < G; g++) {
+                NAME(transpose)(table + g * Hp, G * Hp, w_ih + g * H * I, I, H, I);
+                for (ptrdiff_t k = 0; k < I; k++)
+                    for (ptrdiff_t u = 0; u < H; u++)
+                        table[(k * G + g) * Hp + u] += bias[g * Hp + u];
+            }
         }
     }
     if (use & FR_USE_BACKWARD)
         for (ptrdiff_t p = 0; p < P; p++)
-            NAME(pack_rows)((real *)(packed + at->Rb) + p * G * H * NR, w_hh + p * NR, H, G * H,
-                            H - p * NR);
+            NAME(pack_rows)
+            ((real *)(packed + at->Rb) + p * G * H * NR, w_hh + p * NR, H, G * H, H - p * NR);
     if (use & FR_USE_DX)
         for (ptrdiff_t p = 0; p * NR < I; p++)
-            NAME(pack_rows)((real *)(packed + at->Wb) + p * G * H * NR, w_ih + p * NR, I, G * H,
-                            I - p * NR);
+            NAME(pack_rows)
+            ((real *)(packed + at->Wb) + p * G * H * NR, w_ih + p * NR, I, G * H, I - p * NR);
     if (at->plain) {
         real *plain = (real *)(packed + at->plain);
         memset(plain, 0, (size_t)(G * Hp * I) * sizeof(real));

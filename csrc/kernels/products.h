@@ -36,8 +36,9 @@ static void NAME(input_product)(const fr_call *call, real *out, const real *cons
             const real *b = W + (p * G + g) * I * NR;
             for (ptrdiff_t r = 0, h; r < n; r += h) {
                 h = NAME(tile_height)(n - r);
-                NAME(tile)[half][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR,
-                                        x + r, 0, I, b);
+                NAME(tile)
+                [half][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR, x + r, 0,
+                              I, b);
             }
         }
 }
@@ -65,7 +66,8 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
                              ptrdiff_t n)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp, G = cell->gates;
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
+                    G = cell->gates;
     const real *Wb = (const real *)(call->packed + call->at.Wb);
     _Alignas(64) real pre[FR_MR * NR];
     const real *init[FR_MR], *pre_row[FR_MR];
@@ -79,8 +81,9 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
         for (ptrdiff_t r = 0, h; r < n; r += h) {
             h = NAME(tile_height)(n - r);
             for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
-                NAME(tile)[half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
-                                        Wb + (p * G + g) * H * NR);
+                NAME(tile)
+                [half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
+                              Wb + (p * G + g) * H * NR);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++) {
                     real *to = dx[r + m] + p * NR + v * VL;
@@ -177,7 +180,8 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
-    const ptrdiff_t ldt = FR_KC + 16; /* not a power of two: rows of a tile fall in different sets */
+    const ptrdiff_t ldt =
+        FR_KC + 16; /* not a power of two: rows of a tile fall in different sets */
     real *dw_ih = call->grads.w_ih, *dw_hh = call->grads.w_hh;
     real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
     real *transposed = work, *h_panels = work + FR_MC * ldt;
@@ -196,10 +200,10 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
             for (ptrdiff_t u = u0; u < u1; u += FR_MC) {
                 const ptrdiff_t M = u1 - u < FR_MC ? u1 - u : FR_MC;
                 const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+                /* rows of a chunk lie back to back: they are a matrix */
+                NAME(transpose)(transposed, ldt, dg[k0] + slot * Hp + u, cell->dslots * Hp, K, M);
                 for (ptrdiff_t k = 0; k < K; k++) {
                     const real *from = dg[k0 + k] + slot * Hp + u;
-                    for (ptrdiff_t m = 0; m < M; m++)
-                        transposed[m * ldt + k] = from[m];
                     for (ptrdiff_t m = 0; m < M; m++)
                         sum[m] = k ? sum[m] + from[m] : from[m];
                 }
@@ -210,11 +214,12 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                         db_hh[rg * H + u + m] += sum[m];
                 }
                 if (rg >= 0)
-                    NAME(outer_product)(dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
-                                        cell->r_from_rh[slot] ? rh_panels : h_panels, H);
+                    NAME(outer_product)
+                    (dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
+                     cell->r_from_rh[slot] ? rh_panels : h_panels, H);
                 if (x && wg >= 0)
-                    NAME(outer_product)(dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K,
-                                        x_panels, I);
+                    NAME(outer_product)
+                    (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I);
             }
     }
 }
@@ -226,7 +231,8 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
                                        ptrdiff_t u1, real *work)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp, ld = cell->dslots * Hp;
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
+                    ld = cell->dslots * Hp;
     real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
 
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
@@ -260,12 +266,22 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
     }
 }
 
-/* (W6): the gradient of the table's row is the sum of dG over the places it was read. */
+/* (W6): the gradient of the table's row is the sum of dG over the places it was read. With fewer
+ * rows than the table has, it goes straight into the columns of dW; else it is collected in a table,
+ * where a row is contiguous, and transposed once at the end. */
 static void NAME(scatter_tokens)(const fr_call *call, const real *const *dg, const int64_t *tokens,
                                  ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
 {
     const ptrdiff_t Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
-    real *dtable = (real *)call->dtable;
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
+    real *dtable = (real *)call->dtable, *dw_ih = call->grads.w_ih;
+    if (!dtable) {
+        for (ptrdiff_t r = 0; r < n; r++)
+            for (ptrdiff_t g = 0; g < G; g++)
+                for (ptrdiff_t u = u0; u < u1; u++)
+                    dw_ih[(g * H + u) * I + tokens[r]] += dg[r][g * Hp + u];
+        return;
+    }
     for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t g = 0; g < G; g++) {
             real *to = dtable + (tokens[r] * G + g) * Hp;
@@ -288,15 +304,17 @@ static void NAME(add_table)(const fr_call *call, ptrdiff_t u0, ptrdiff_t u1)
     const ptrdiff_t G = fr_cells[call->layer.cell].gates;
     const real *dtable = (const real *)call->dtable;
     real *dw_ih = call->grads.w_ih;
+    enum { BLOCK = 16 }; /* so that the lines of the table are read once */
     for (ptrdiff_t g = 0; g < G; g++)
-        for (ptrdiff_t u = u0; u < u1; u++)
+        for (ptrdiff_t v = u0; v < u1; v += BLOCK)
             for (ptrdiff_t k = 0; k < I; k++)
-                dw_ih[(g * H + u) * I + k] += dtable[(k * G + g) * Hp + u];
+                for (ptrdiff_t u = v; u < v + BLOCK && u < u1; u++)
+                    dw_ih[(g * H + u) * I + k] += dtable[(k * G + g) * Hp + u];
 }
 
 /* One thread's share of a chunk's products: weight gradients of units [u0, u1), dx of rows
  * [r0, r1). Everybody's dG must be complete. */
-static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) *c, ptrdiff_t n,
+static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
                                  ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1, real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].r_from_rh[2] ? c->rh : NULL;
@@ -306,7 +324,7 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) *c,
             NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, work);
         else
             NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, work);
-        if (call->dtable)
+        if (call->tokens.p)
             NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1);
     }
     if (call->dx.p) {

@@ -28,22 +28,22 @@ typedef struct NAME(chunk_rows) {
 } NAME(chunk_rows);
 
 /* This thread's arrays; what is left behind them is returned. */
-static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) *a)
+static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) * a)
 {
     const size_t B = (size_t)call->rows.B;
     const void **next = (const void **)(call->pointers + tid * call->pointers_stride);
     const void ***slot[FR_ROW_ARRAYS] = {
-        (const void ***)&a->hprev, (const void ***)&a->cprev,   (const void ***)&a->gates,
-        (const void ***)&a->xw,    (const void ***)&a->h,       (const void ***)&a->c,
-        (const void ***)&a->dy,    (const void ***)&a->dh_init, (const void ***)&a->dc_in,
-        (const void ***)&a->dg_next, (const void ***)&a->dg,    (const void ***)&a->carry_h,
+        (const void ***)&a->hprev,   (const void ***)&a->cprev,   (const void ***)&a->gates,
+        (const void ***)&a->xw,      (const void ***)&a->h,       (const void ***)&a->c,
+        (const void ***)&a->dy,      (const void ***)&a->dh_init, (const void ***)&a->dc_in,
+        (const void ***)&a->dg_next, (const void ***)&a->dg,      (const void ***)&a->carry_h,
         (const void ***)&a->carry_c};
     for (int i = 0; i < FR_ROW_ARRAYS; i++, next += B)
         *slot[i] = next;
     return next;
 }
 
-static void NAME(bind_chunk)(const fr_call *call, const void **next, NAME(chunk_rows) *c)
+static void NAME(bind_chunk)(const fr_call *call, const void **next, NAME(chunk_rows) * c)
 {
     const size_t n = (size_t)(call->plan.chunk * call->rows.B);
     c->dg = (const real **)next;
@@ -96,7 +96,7 @@ FR_INLINE void NAME(copy_state)(real *to, const real *from, ptrdiff_t n)
 }
 
 static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, int64_t s,
-                                    const real *xw, const NAME(row_arrays) *a)
+                                    const real *xw, const NAME(row_arrays) * a)
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
@@ -128,7 +128,7 @@ static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, in
 /* s = -1 stands for the initial state: it has gradients, but no gates of its own. */
 static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, int64_t s, real *dg,
                                      const real *dg_after, int carries_h,
-                                     const NAME(row_arrays) *a)
+                                     const NAME(row_arrays) * a)
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
@@ -161,7 +161,7 @@ static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, i
 
 /* Every row of the steps [s0, s1), for the products over the chunk. dg: their dG, back to back. */
 static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, const real *dg,
-                                  const NAME(chunk_rows) *c)
+                                  const NAME(chunk_rows) * c)
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
@@ -228,8 +228,8 @@ FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR
 }
 
 /* out[m][0..NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T, panel p of h. */
-FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) *a, ptrdiff_t q,
-                             int h, ptrdiff_t p, int gates)
+FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) * a,
+                             ptrdiff_t q, int h, ptrdiff_t p, int gates)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t H = call->layer.hidden_size, G = cell->gates;
@@ -243,7 +243,8 @@ FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arra
     for (int m = 0; m < h; m++)
         out_row[m] = out + m * NR;
     for (int g = 0; g < gates; g++)
-        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](
-            out, NR, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
-            cell->slot_of_gate_r[g] * call->Hp, H, Rb + g * H * NR);
+        NAME(tile)
+        [NAME(half_panel)(H - p * NR)][h - 1](out, NR, g ? out_row : a->dh_init + q, g ? 0 : p * NR,
+                                              a->dg_next + q, cell->slot_of_gate_r[g] * call->Hp, H,
+                                              Rb + g * H * NR);
 }

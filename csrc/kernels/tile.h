@@ -154,10 +154,9 @@ FR_INLINE void NAME(row_body)(const int gates, const int nv, const int ku, real 
 
 /* out[g * ldo ..], init[g]: gate g's; g < gates. */
 #define FR_ROW(gates, nv, suffix)                                                                  \
-    FR_NOINLINE void NAME(row_##gates##suffix)(real *restrict out, ptrdiff_t ldo,                  \
-                                               const real *const *restrict init,                   \
-                                               const real *restrict a, ptrdiff_t K,                \
-                                               const real *restrict b)                             \
+    FR_NOINLINE void NAME(row_##gates##suffix)(                                                    \
+        real *restrict out, ptrdiff_t ldo, const real *const *restrict init,                       \
+        const real *restrict a, ptrdiff_t K, const real *restrict b)                               \
     {                                                                                              \
         NAME(row_body)(gates, nv, (gates) * (nv) >= 8 ? 1 : 2, out, ldo, init, a, K, b);           \
     }
@@ -173,22 +172,22 @@ typedef void NAME(row_fn)(real *restrict out, ptrdiff_t ldo, const real *const *
                           const real *restrict a, ptrdiff_t K, const real *restrict b);
 
 /* row[half panel only][gates - 2] */
-static NAME(row_fn) *const NAME(row)[2][3] = {
-    {NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
-    {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
+static NAME(row_fn) *const
+    NAME(row)[2][3] = {{NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
+                       {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
 
 #define FR_TILE(mr, nv, suffix)                                                                    \
-    FR_NOINLINE void NAME(tile_##mr##suffix)(real *restrict out, ptrdiff_t ldo,                    \
-                                             const real *const *restrict init, ptrdiff_t ioff,     \
-                                             const real *const *restrict a, ptrdiff_t aoff,        \
-                                             ptrdiff_t K, const real *restrict b)                  \
+    FR_NOINLINE void NAME(tile_##mr##suffix)(                                                      \
+        real *restrict out, ptrdiff_t ldo, const real *const *restrict init, ptrdiff_t ioff,       \
+        const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K, const real *restrict b)        \
     {                                                                                              \
         NAME(tile_body)(mr, nv, FR_TILE_KU(mr, nv), out, ldo, init, ioff, a, aoff, K, b);          \
     }
 
 #define FR_TILES(suffix, nv)                                                                       \
-    FR_TILE(1, nv, suffix) FR_TILE(2, nv, suffix) FR_TILE(3, nv, suffix) FR_TILE(4, nv, suffix)    \
-    FR_TILE(5, nv, suffix) FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
+    FR_TILE(1, nv, suffix)                                                                         \
+    FR_TILE(2, nv, suffix) FR_TILE(3, nv, suffix) FR_TILE(4, nv, suffix) FR_TILE(5, nv, suffix)    \
+        FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
 #if FR_MR >= 8
 #define FR_TILES_8(suffix, nv) FR_TILE(7, nv, suffix) FR_TILE(8, nv, suffix)
 #else
@@ -198,19 +197,19 @@ FR_TILES(_full, FR_NV)
 FR_TILES(_half, FR_NV_HALF)
 
 /* tile[half panel only][rows - 1] */
-static NAME(tile_fn) *const NAME(tile)[2][FR_MR] = {
-    {NAME(tile_1_full), NAME(tile_2_full), NAME(tile_3_full), NAME(tile_4_full), NAME(tile_5_full),
-     NAME(tile_6_full),
+static NAME(tile_fn) *const
+    NAME(tile)[2][FR_MR] = {{NAME(tile_1_full), NAME(tile_2_full), NAME(tile_3_full),
+                             NAME(tile_4_full), NAME(tile_5_full), NAME(tile_6_full),
 #if FR_MR >= 8
-     NAME(tile_7_full), NAME(tile_8_full)
+                             NAME(tile_7_full), NAME(tile_8_full)
 #endif
-    },
-    {NAME(tile_1_half), NAME(tile_2_half), NAME(tile_3_half), NAME(tile_4_half), NAME(tile_5_half),
-     NAME(tile_6_half),
+                            },
+                            {NAME(tile_1_half), NAME(tile_2_half), NAME(tile_3_half),
+                             NAME(tile_4_half), NAME(tile_5_half), NAME(tile_6_half),
 #if FR_MR >= 8
-     NAME(tile_7_half), NAME(tile_8_half)
+                             NAME(tile_7_half), NAME(tile_8_half)
 #endif
-    }};
+                            }};
 #undef FR_TILE
 #undef FR_TILES
 #undef FR_TILES_8

@@ -6,6 +6,8 @@
 
 #include "kernels/tile.h"
 
+#include "kernels/transpose.h"
+
 #include "kernels/pack.h"
 
 #include "kernels/rows.h"
@@ -13,6 +15,8 @@
 #include "kernels/products.h"
 
 #include "kernels/dense.h"
+
+#include "kernels/pointwise.h"
 
 #include "rnn.c"
 

@@ -22,9 +22,9 @@
 #undef FR_MANTISSA
 
 #if FR_REAL_IS_DOUBLE
-#define FR_EXP_MAX 709.9       /* above it e^x overflows: n rounds to 1024, the bits of infinity */
-#define FR_EXP_MIN (-708.3)    /* below it e^x is subnormal */
-#define FR_TANH_MAX 20.0       /* tanh rounds to 1 from 19.06 on */
+#define FR_EXP_MAX 709.9    /* above it e^x overflows: n rounds to 1024, the bits of infinity */
+#define FR_EXP_MIN (-708.3) /* below it e^x is subnormal */
+#define FR_TANH_MAX 20.0    /* tanh rounds to 1 from 19.06 on */
 #define FR_TANH_SMALL 0.5
 #define FR_LOG2E 1.4426950408889634
 #define FR_LN2_HI 0.693147180369123816490 /* 33 bits: n * hi is exact */
@@ -35,7 +35,7 @@
 #else
 #define FR_EXP_MAX 88.8f
 #define FR_EXP_MIN (-87.3f)
-#define FR_TANH_MAX 10.0f      /* tanh rounds to 1 from 9.02 on */
+#define FR_TANH_MAX 10.0f /* tanh rounds to 1 from 9.02 on */
 #define FR_TANH_SMALL 0.55f
 #define FR_LOG2E 1.44269504f
 #define FR_LN2_HI 0.693359375f

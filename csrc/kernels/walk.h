@@ -40,8 +40,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     if (cell->has_c && u1 > u0)
         for (int64_t q = 0; q < part.nj; q++) {
             const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j);
-            NAME(copy_state)(NAME(c_of_step)(call, -1, j) + u0,
-                             call->c0 ? (const real *)call->c0 + b * H + u0 : NULL, u1 - u0);
+            NAME(copy_state)
+            (NAME(c_of_step)(call, -1, j) + u0,
+             call->c0 ? (const real *)call->c0 + b * H + u0 : NULL, u1 - u0);
         }
     for (int64_t s0 = 0; s0 < rows->T; s0 += call->plan.chunk) {
         const int64_t s1 = rows->T - s0 < call->plan.chunk ? rows->T : s0 + call->plan.chunk;
@@ -54,8 +55,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                     x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
                 }
             if (call->blas)
-                NAME(input_product_blas)(call, xw, x, n, part.p0, part.p1,
-                                         (real *)(call->work + tid * call->work_stride));
+                NAME(input_product_blas)
+                (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
             else
                 NAME(input_product)(call, xw, x, n, part.p0, part.p1);
         }
@@ -81,8 +82,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         if (call->hT)
             NAME(copy_state)((real *)call->hT + b * H + u0, h + u0, u1 - u0);
         if (call->cT && cell->has_c)
-            NAME(copy_state)((real *)call->cT + b * H + u0,
-                             NAME(c_of_step)(call, n - 1, j) + u0, u1 - u0);
+            NAME(copy_state)
+            ((real *)call->cT + b * H + u0, NAME(c_of_step)(call, n - 1, j) + u0, u1 - u0);
     }
 }
 
@@ -104,11 +105,13 @@ static void CELL_NAME(_backward)(void *arg, int tid)
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
-        NAME(copy_state)((real *)call->carry_h + j * Hp + u0,
-                         call->dhT ? (const real *)call->dhT + at : NULL, u1 - u0);
+        NAME(copy_state)
+        ((real *)call->carry_h + j * Hp + u0, call->dhT ? (const real *)call->dhT + at : NULL,
+         u1 - u0);
         if (cell->has_c)
-            NAME(copy_state)((real *)call->carry_c + j * Hp + u0,
-                             call->dcT ? (const real *)call->dcT + at : NULL, u1 - u0);
+            NAME(copy_state)
+            ((real *)call->carry_c + j * Hp + u0, call->dcT ? (const real *)call->dcT + at : NULL,
+             u1 - u0);
     }
     if (call->dtable)
         NAME(clear_table)(call, w0, w1);
@@ -137,8 +140,9 @@ static void CELL_NAME(_backward)(void *arg, int tid)
         if (threads > 1)
             fr_barrier_wait(&call->barriers[0], threads);
         const ptrdiff_t n = NAME(fill_chunk)(call, s0, s1, buffer, &rows_of);
-        NAME(chunk_products)(call, &rows_of, n, w0, w1, n * tid / threads, n * (tid + 1) / threads,
-                             (real *)(call->work + tid * call->work_stride));
+        NAME(chunk_products)
+        (call, &rows_of, n, w0, w1, n * tid / threads, n * (tid + 1) / threads,
+         (real *)(call->work + tid * call->work_stride));
     }
     if (call->dtable)
         NAME(add_table)(call, w0, w1);
