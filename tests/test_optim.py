@@ -151,6 +151,18 @@ def test_a_centered_variance_that_rounds_below_zero_counts_as_zero():
     assert np.isfinite(run(optimizer, layer, [constant] * 300)).all()
 
 
+def test_a_running_mean_that_fades_becomes_zero_and_never_subnormal():
+    layer = layer_at(0, "float32")
+    optimizer = fr.optim.Adam(layer, betas=(0.75, 0.75))
+    run(optimizer, layer, [1, *[0] * 500])
+    assert all(not array.any() for array in optimizer.state_dict()["arrays"].values())
+
+
+def test_a_step_leaves_the_rest_of_the_program_its_subnormal_numbers():
+    fr.optim.Adam(layer_at(0)).step()
+    assert np.array([1e-38], "f4")[0] / np.float32(2) > 0
+
+
 def test_without_a_step_there_is_no_memory_to_save():
     saved = fr.optim.Adam(layer_at(0)).state_dict()
     assert saved["steps"] == 0 and saved["arrays"] == {}
