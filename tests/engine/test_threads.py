@@ -174,18 +174,10 @@ def test_a_number_of_threads_out_of_range_is_refused_and_nothing_changes(n):
     assert fr.get_num_threads() == before
 
 
-@pytest.mark.parametrize(
-    "n",
-    [
-        "2",
-        None,
-        2**40,
-        pytest.param(1.5, marks=pytest.mark.xfail(reason="rounded to 1 without a word")),
-    ],
-)
+@pytest.mark.parametrize("n", ["2", None, 1.5])
 def test_a_number_of_threads_that_is_no_small_integer_is_refused(n):
     before = fr.get_num_threads()
-    with pytest.raises((TypeError, OverflowError)):
+    with pytest.raises(TypeError):
         fr.set_num_threads(n)
     assert fr.get_num_threads() == before
 
@@ -202,7 +194,6 @@ def test_the_number_of_threads_may_go_up_and_down_between_calls(cell):
         assert near(result, expected[1])
 
 
-@pytest.mark.xfail(reason="its scratch is laid out for the threads there were when it was made")
 def test_a_stream_goes_on_when_more_threads_are_allowed():
     code = f"""
 import sys
@@ -239,5 +230,5 @@ def test_idle_threads_sleep():
         time.sleep(0.05)  # they look out for more work for a moment
         before = time.process_time()
         time.sleep(0.5)
-        assert time.process_time() - before < 0.25  # one that spins would take 0.5, two take 1
+        assert time.process_time() - before < 0.05  # one that spins takes ten times as much
         layer(x)
