@@ -129,7 +129,7 @@ static void prepare(job *j)
     const int I = work == RECURRENCE ? TOKENS : H, G = cells[j->cell].gates;
     const size_t real = sizeof(float), states = (size_t)T * (size_t)B * (size_t)H * real;
     j->layer = (fr_layer){cells[j->cell].cell, FR_F32, I, H};
-    j->seq = (fr_seq){T, B, 0, NULL, NULL};
+    j->seq = (fr_seq){.T = T, .B = B};
     /* Recurrent product alone; with the input's; backward: twice as many, dx and dW for y. */
     j->flops = 2.0 * T * B * G * H * (work == RECURRENCE ? H : H + I) * (work == BACKWARD ? 2 : 1);
 

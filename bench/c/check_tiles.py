@@ -1,7 +1,7 @@
 """Check that no micro-kernel keeps its accumulators on the stack: ``check_tiles.py OBJECT...``
 
 What it is: disassembles object files of csrc/kernels/isa_*.c (with objdump), finds in each function
-tile_<rows>_... and row_<gates>_... the loop with the most multiply-adds, and fails if anything in it
+tile_<rows>_... and row_<gates>_... the loop with the most multiply-adds; fails if anything in it
 touches the stack. A compiler that does not unroll the loops over rows and vectors, or a tile
 with more accumulators than registers, stores them at every step: it halves the speed and changes no
 result.

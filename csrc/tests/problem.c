@@ -39,7 +39,7 @@ problem *new_problem(fr_cell cell, int64_t T, int64_t B, int64_t I, int64_t H, i
     const double scale = 1.5 / sqrt((double)H); /* gates reach well into their curves */
     p->layer = (fr_layer){cell, FR_F64, I, H};
     p->options = options;
-    p->seq = (fr_seq){T, B, (options & REVERSE) != 0, NULL, NULL};
+    p->seq = (fr_seq){.T = T, .B = B, .reverse = (options & REVERSE) != 0};
     p->w_ih = uniform_array(G * h * i, scale, 1);
     p->w_hh = uniform_array(G * h * h, scale, 1);
     p->b_ih = uniform_array(G * h, 0.5, !(options & NO_BIAS));

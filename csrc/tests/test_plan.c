@@ -73,7 +73,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
 {
     const fr_layer layer = {FR_GRU, FR_F32, 64, 200};
     const int64_t lengths[3] = {4, 9, 1};
-    const fr_seq ragged = {20, 3, 0, lengths, NULL};
+    const fr_seq ragged = {.T = 20, .B = 3, .lengths = lengths};
     fr_plan told;
     fr_set_num_threads(3);
     const fr_status status = fr_plan_describe(&told, &layer, &ragged, 1);

@@ -270,15 +270,15 @@ static void adam_and_adamw_follow_their_formula(void)
 
 int main(void)
 {
-    RUN(softmax_cross_entropy_follows_its_formula);
-    RUN(huge_and_infinite_logits_do_not_overflow);
+    RUN_ON_EVERY_ISA(softmax_cross_entropy_follows_its_formula);
+    RUN_ON_EVERY_ISA(huge_and_infinite_logits_do_not_overflow);
     RUN(targets_are_checked_and_counted);
-    RUN(sums_scales_and_clips_are_right_at_every_size);
-    RUN(clipping_keeps_nan);
-    RUN(rows_scattered_to_one_place_add_up);
-    RUN(sgd_follows_its_formula);
-    RUN(adagrad_follows_its_formula);
-    RUN(rmsprop_follows_its_formula);
-    RUN(adam_and_adamw_follow_their_formula);
+    RUN_ON_EVERY_ISA(sums_scales_and_clips_are_right_at_every_size);
+    RUN_ON_EVERY_ISA(clipping_keeps_nan);
+    RUN_ON_EVERY_ISA(rows_scattered_to_one_place_add_up);
+    RUN_ON_EVERY_ISA(sgd_follows_its_formula);
+    RUN_ON_EVERY_ISA(adagrad_follows_its_formula);
+    RUN_ON_EVERY_ISA(rmsprop_follows_its_formula);
+    RUN_ON_EVERY_ISA(adam_and_adamw_follow_their_formula);
     return summary();
 }

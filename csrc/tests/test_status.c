@@ -47,7 +47,7 @@ static call *new_call(void)
 {
     call *c = calloc(1, sizeof *c);
     c->layer = (fr_layer){FR_LSTM, FR_F32, I, H};
-    c->seq = (fr_seq){T, B, 0, NULL, NULL};
+    c->seq = (fr_seq){.T = T, .B = B};
     for (size_t i = 0; i < sizeof c->w / sizeof *c->w; i++)
         c->w[i] = (float)uniform();
     for (int i = 0; i < T * B; i++)
@@ -276,8 +276,8 @@ static void sizes_that_overflow_are_answered_by_0(void)
 {
     const fr_layer wide = {FR_GRU, FR_F64, 1ll << 39, 1ll << 39}, none = {FR_GRU, FR_F64, 0, 1};
     const fr_layer small = {FR_GRU, FR_F64, 1, 1};
-    const fr_seq seq = {T, B, 0, NULL, NULL}, many = {T, 1ll << 39, 0, NULL, NULL};
-    const fr_seq negative = {-1, B, 0, NULL, NULL};
+    const fr_seq seq = {.T = T, .B = B}, many = {.T = T, .B = 1ll << 39};
+    const fr_seq negative = {.T = -1, .B = B};
     CHECK(fr_packed_bytes(&wide, ALL_USES) == 0, "H 2^39");
     CHECK(fr_packed_bytes(&none, ALL_USES) == 0, "I 0");
     CHECK(fr_reserve_bytes(&wide, &many) == 0, "B and H 2^39");
@@ -397,7 +397,7 @@ static void impossible_numbers_of_threads_are_refused(void)
 static void a_plan_of_something_impossible_is_refused(void)
 {
     const fr_layer layer = {FR_LSTM, FR_F32, I, H}, none = {FR_LSTM, FR_F32, I, 0};
-    const fr_seq seq = {T, B, 0, NULL, NULL}, negative = {T, -1, 0, NULL, NULL};
+    const fr_seq seq = {.T = T, .B = B}, negative = {.T = T, .B = -1};
     fr_plan plan;
     memset(&plan, 0xff, sizeof plan);
     CHECK(fr_plan_describe(&plan, NULL, &seq, 0) == FR_EARG, "no layer");

@@ -188,7 +188,7 @@ static void callers_may_share_weights_and_inputs(void)
         x[i] = (float)uniform();
     for (size_t i = 0; i < sizeof w / sizeof *w; i++)
         w[i] = (float)uniform() / 8;
-    shared s = {{FR_LSTM, FR_F32, I, H}, {T, B, 0, NULL, NULL}, {x, B * I, I}, NULL};
+    shared s = {{FR_LSTM, FR_F32, I, H}, {.T = T, .B = B}, {x, B * I, I}, NULL};
     s.packed = guarded(fr_packed_bytes(&s.layer, FR_USE_DENSE));
     fr_pack(&s.layer, FR_USE_DENSE, s.packed, &(fr_weights){w, w, w, w});
     for (int split = 0; split < 2; split++) {
