@@ -113,9 +113,14 @@ static fr_status check_layer(const fr_layer *layer)
     return FR_OK;
 }
 
+static int threads_of(const fr_seq *seq)
+{
+    return seq->threads ? seq->threads : fr_get_num_threads();
+}
+
 static fr_status check_seq(const fr_seq *seq)
 {
-    if (!seq)
+    if (!seq || seq->threads < 0 || seq->threads > FR_MAX_THREADS)
         return FR_EARG;
     if (seq->T < 0 || seq->B < 0 || seq->T >= (1ll << 40) || seq->B >= (1ll << 40))
         return FR_EDIM;
@@ -277,7 +282,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->rows.B = seq->B;
     call->rows.reverse = seq->reverse != 0;
     call->rows.reset = seq->reset;
-    call->plan = fr_make_plan(layer, call->rows.T, seq->B, fr_get_num_threads(), (int)nr, backward);
+    call->plan = fr_make_plan(layer, call->rows.T, seq->B, threads_of(seq), (int)nr, backward);
     call->blas = fr_blas_serial() != 0;
     const size_t threads = (size_t)call->plan.threads;
     size_t chunk_rows;
@@ -364,8 +369,8 @@ fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *s
     if (status == FR_OK)
         status = check_seq(seq);
     if (status == FR_OK)
-        *plan = fr_make_plan(layer, longest(seq), seq->B, fr_get_num_threads(), typed(layer)->nr,
-                             backward);
+        *plan =
+            fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr, backward);
     return status;
 }
 
@@ -432,10 +437,11 @@ static fr_status run(fr_call *call, fr_job *job)
 {
     if (call->rows.B == 0)
         return FR_OK;
-    const int saved = call->blas ? fr_blas_enter() : 0;
+    if (call->blas)
+        fr_blas_enter();
     const fr_status status = fr_team_run(call->plan.threads, job, call);
     if (call->blas)
-        fr_blas_leave(saved);
+        fr_blas_leave();
     return status;
 }
 

@@ -68,15 +68,27 @@ void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t 
         call_blas(&provider, dtype, ta, tb, M, N, K, A, lda, B, ldb, beta, C, ldc);
 }
 
-int fr_blas_enter(void)
+/* Calls may overlap, and its number of threads is one for the whole process: the first call in
+ * sets it, the last one out puts it back. */
+static atomic_flag counting = ATOMIC_FLAG_INIT;
+static int calls_inside, threads_before;
+
+void fr_blas_enter(void)
 {
-    return provider.sgemm && provider.set_threads ? provider.set_threads(1) : 0;
+    while (atomic_flag_test_and_set_explicit(&counting, memory_order_acquire))
+        ;
+    if (calls_inside++ == 0 && provider.set_threads)
+        threads_before = provider.set_threads(1);
+    atomic_flag_clear_explicit(&counting, memory_order_release);
 }
 
-void fr_blas_leave(int saved)
+void fr_blas_leave(void)
 {
-    if (provider.sgemm && provider.set_threads)
-        provider.set_threads(saved);
+    while (atomic_flag_test_and_set_explicit(&counting, memory_order_acquire))
+        ;
+    if (--calls_inside == 0 && provider.set_threads)
+        provider.set_threads(threads_before);
+    atomic_flag_clear_explicit(&counting, memory_order_release);
 }
 
 /* A^T B of small integers has one right answer in any arithmetic; a wrong integer width, a wrong
@@ -140,9 +152,15 @@ static size_t layout(const fr_gemm_args *g, int threads, fr_gemm_call *call)
     return at + panels + work * (size_t)threads;
 }
 
+static int threads_of(const fr_gemm_args *g)
+{
+    return g->threads ? g->threads : fr_get_num_threads();
+}
+
 static fr_status check(const fr_gemm_args *g)
 {
-    if (!g || (g->dtype != FR_F32 && g->dtype != FR_F64))
+    if (!g || g->threads < 0 || g->threads > FR_MAX_THREADS ||
+        (g->dtype != FR_F32 && g->dtype != FR_F64))
         return FR_EARG;
     if (g->M < 0 || g->N < 0 || g->K < 0)
         return FR_EDIM;
@@ -158,7 +176,7 @@ static fr_status check(const fr_gemm_args *g)
 
 size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
 {
-    return check(args) == FR_OK ? layout(args, fr_get_num_threads(), NULL) : 0;
+    return check(args) == FR_OK ? layout(args, threads_of(args), NULL) : 0;
 }
 
 fr_status fr_gemm(const fr_gemm_args *args)
@@ -172,7 +190,7 @@ fr_status fr_gemm(const fr_gemm_args *args)
         return FR_EARG;
     fr_gemm_call call = {.args = *args};
     const double multiplies = (double)args->M * args->N * args->K;
-    call.threads = fr_get_num_threads();
+    call.threads = threads_of(args);
     if (multiplies < MULTIPLIES_WORTH_A_THREAD * call.threads || args->M < call.threads)
         call.threads = 1;
     layout(args, call.threads, &call);

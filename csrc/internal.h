@@ -232,7 +232,7 @@ int fr_blas_serial(void); /* 0: own; otherwise a number that changes with the pr
 /* Row-major C (M,N) = beta C + op(A) op(B), by the foreign provider, on the calling thread. */
 void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t K, const void *A,
                   int64_t lda, const void *B, int64_t ldb, double beta, void *C, int64_t ldc);
-int fr_blas_enter(void); /* single-threaded from here on: two pools must not alternate */
-void fr_blas_leave(int saved);
+void fr_blas_enter(void); /* single-threaded from here on: two pools must not alternate */
+void fr_blas_leave(void);
 
 #endif

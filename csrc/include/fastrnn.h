@@ -95,6 +95,8 @@ typedef struct fr_seq {
     int reverse;            /* walk from each row's last step to its first */
     const int64_t *lengths; /* (B,), each 0..T, any order; NULL: every row has T steps */
     const uint8_t *reset;   /* (T,B): 1 zeroes the state before that step; NULL: never */
+    int threads; /* at most; 0: fr_get_num_threads(). Scratch is laid out for them: ask for its size
+                  * and make the call with the same number */
 } fr_seq;
 
 /* A (T,B,K) array whose last axis is dense: element (t,b,k) is p[t*st + b*sb + k]. Strides are in
@@ -172,6 +174,7 @@ typedef struct fr_gemm_args {
     int transpose_b;
     const void *bias;
     int accumulate;
+    int threads; /* as in fr_seq */
     void *scratch;
 } fr_gemm_args;
 

@@ -42,7 +42,9 @@ def select(name: str) -> str:
             symbols = [_address(library, f"{prefix}cblas_{c}gemm{suffix}") for c in "sd"]
             if not all(symbols):
                 continue
-            threads = _address(library, f"{prefix}openblas_set_num_threads_local{suffix}")
+            threads = _address(library, f"{prefix}openblas_set_num_threads_local{suffix}") or _address(
+                library, "openblas_set_num_threads_local"
+            )
             _core.select_blas(f"{name}:{path.name}"[:31], *symbols, ilp64, threads)
             return f"asked for; {path.name}, tested on a known product"
     raise RuntimeError(

@@ -11,6 +11,8 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+import operator
+
 import numpy as np
 
 cnp.import_array()
@@ -67,6 +69,7 @@ def matmul(a, b, out, bint transpose_a=False, bint transpose_b=False, bint accum
     g.ldc, g.lda, g.ldb = max(1, out.shape[1]), max(1, a.shape[1]), max(1, b.shape[1])
     g.transpose_a, g.transpose_b, g.accumulate = transpose_a, transpose_b, accumulate
     g.bias = NULL if bias is None else _data(bias)
+    g.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
     scratch = Block(fr_gemm_scratch_bytes(&g))
     g.scratch = scratch.p
     with nogil:
@@ -114,9 +117,10 @@ def get_num_threads():
     return fr_get_num_threads()
 
 
-def set_num_threads(int n):
+def set_num_threads(n):
     """Let a call use up to `n` threads, 1 to 64."""
-    if fr_set_num_threads(n) != FR_OK:
+    n = operator.index(n)
+    if not 0 < n <= FR_MAX_THREADS or fr_set_num_threads(n) != FR_OK:
         raise ValueError(f"n: expected 1 to {FR_MAX_THREADS} threads, got {n}")
 
 

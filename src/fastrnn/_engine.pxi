@@ -51,6 +51,7 @@ cdef extern from "fastrnn.h" nogil:
         int reverse
         const int64_t *lengths
         const uint8_t *reset
+        int threads
 
     ctypedef struct fr_array:
         void *p
@@ -103,6 +104,7 @@ cdef extern from "fastrnn.h" nogil:
         int transpose_b
         const void *bias
         int accumulate
+        int threads
         void *scratch
 
     ctypedef struct fr_blas:

@@ -198,6 +198,7 @@ cdef class Engine:
             tape.arrays, tape.reserves, tape.packed, tape.cells = [x], [], [], list(self.cells)
         memset(&seq, 0, sizeof(seq))
         seq.T, seq.B = T, B
+        seq.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
         if lengths is not None:
             seq.lengths = <const int64_t *> _data(lengths)
         y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
@@ -346,7 +347,7 @@ cdef class Tape:
         dh0 = np.empty(state_shape, e.dtype)
         dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
         memset(&seq, 0, sizeof(seq))
-        seq.T, seq.B = self.T, self.B
+        seq.T, seq.B, seq.threads = self.T, self.B, fr_get_num_threads()
         if self.lengths is not None:
             seq.lengths = <const int64_t *> _data(self.lengths)
         cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)

@@ -7,24 +7,30 @@ cdef class Stepper:
     cdef Engine engine
     cdef object module, version
     cdef int64_t B
-    cdef int now  # which copy is current
+    cdef int now      # which copy is current
+    cdef int threads  # that scratch is laid out for
     cdef list packed_dense, packed_tokens
     cdef Block states, scratch
     cdef size_t row  # bytes of one (B, H) array
 
     def __init__(self, Engine engine, module, int64_t batch):
-        cdef fr_seq seq
-        cdef Cell cell
-        cdef size_t most = 0
         self.engine, self.module, self.B = engine, module, batch
         self.row = <size_t> (batch * engine.hidden_size * engine.dtype.itemsize)
         self.states = Block(4 * engine.L * self.row)
+        self.allocate()
+        self.reset()
+
+    cdef void allocate(self) except *:
+        """Scratch for the threads there are now."""
+        cdef fr_seq seq
+        cdef Cell cell
+        cdef size_t most = 0
         memset(&seq, 0, sizeof(seq))
-        seq.T, seq.B = 1, batch
-        for cell in engine.cells:
+        seq.T, seq.B, seq.threads = 1, self.B, fr_get_num_threads()
+        for cell in self.engine.cells:
             most = max(most, fr_forward_scratch_bytes(&cell.layer, &seq, False))
         self.scratch = Block(most)
-        self.reset()
+        self.threads = seq.threads
 
     cdef char *at(self, int which, int layer, bint c) noexcept:
         return <char *> self.states.p + ((which * self.engine.L + layer) * 2 + c) * self.row
@@ -54,7 +60,6 @@ cdef class Stepper:
         cdef Engine e = self.engine
         cdef cnp.ndarray xa
         cdef int layer, after = 1 - self.now
-        cdef int64_t tokens_at
         cdef bint tokens
         cdef Cell cell
         cdef Packed p
@@ -68,7 +73,7 @@ cdef class Stepper:
         if tokens:
             if xa.ndim != 1 or xa.shape[0] != self.B:
                 raise ValueError(f"x: expected {self.B} token ids, got shape {x.shape}")
-            if x.dtype != np.int64:
+            if x.dtype != np.int64 or xa.strides[0] % 8:
                 xa = x = x.astype(np.int64)
         else:
             if x.dtype != e.dtype or not x.dtype.isnative:
@@ -87,8 +92,10 @@ cdef class Stepper:
         if packed is None:
             packed = self.pack(tokens)
 
+        if self.threads != fr_get_num_threads():
+            self.allocate()
         memset(&seq, 0, sizeof(seq))
-        seq.T, seq.B = 1, self.B
+        seq.T, seq.B, seq.threads = 1, self.B, self.threads
         for layer in range(e.L):
             cell, p = e.cells[layer], packed[layer]
             memset(&a, 0, sizeof(a))

@@ -230,13 +230,7 @@ def test_it_gets_its_threads_back_after_an_error(as_before):
         assert blas.threads == 4
 
 
-@pytest.mark.parametrize(
-    "leaves_first",
-    [
-        pytest.param(0, marks=pytest.mark.xfail(reason="each call puts back what it found")),
-        1,
-    ],
-)
+@pytest.mark.parametrize("leaves_first", [0, 1])
 def test_it_gets_its_threads_back_when_two_calls_overlap(as_before, leaves_first):
     layers = [build("rnn_tanh", seed=seed) for seed in range(2)]
     x, *_ = inputs(layers[0])
@@ -278,7 +272,6 @@ def test_a_tape_of_another_provider_is_refused_and_no_gradient_changes(as_before
     assert not layer._flat_grad.any()
 
 
-@pytest.mark.xfail(reason="the wheels' openblas_set_num_threads_local has no prefix or suffix")
 @pytest.mark.parametrize("name", ["numpy", "scipy"])
 def test_openblas_can_be_told_to_run_on_one_thread(monkeypatch, name):
     if name == "scipy":

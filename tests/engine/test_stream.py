@@ -179,7 +179,6 @@ def test_token_ids_may_be_of_any_integer_type(dtype):
     assert identical(steps(layer.stream(3), ids.astype(dtype)), steps(layer.stream(3), ids))
 
 
-@pytest.mark.xfail(reason="the stride of such a field is no multiple of 8 and is divided by it")
 def test_token_ids_may_be_a_field_of_packed_records():
     layer = build("gru")
     ids, *_ = inputs(layer, tokens=True)

@@ -166,7 +166,7 @@ def test_the_number_of_threads_is_the_one_that_was_set(n):
         assert fr.get_num_threads() == fr.show_config()["num_threads"] == n
 
 
-@pytest.mark.parametrize("n", [0, -1, 65, 2**31 - 1])
+@pytest.mark.parametrize("n", [0, -1, 65, 2**40])
 def test_a_number_of_threads_out_of_range_is_refused_and_nothing_changes(n):
     before = fr.get_num_threads()
     with pytest.raises(ValueError, match=f"n: expected 1 to 64 threads, got {n}"):
