@@ -5,7 +5,7 @@
  * written against the names below, so a kernel body exists once:
  *
  *   real           float or double             VL   lanes in a vector
- *   vr             VL reals                    vi   VL integers of the same size
+ *   vr             VL reals                    vi, vu   VL integers of the same size
  *   + - * /        work on vr as they do on real
  *
  * FR_VBYTES 0 is the portable build: vr is one plain C scalar and VL is 1, which
@@ -18,17 +18,20 @@
 
 #undef real
 #undef integer
+#undef uinteger
 #undef VL
 #undef NAME
 #undef FR_BITS
 #if FR_REAL_IS_DOUBLE
 #define real double
 #define integer int64_t
+#define uinteger uint64_t
 #define FR_BITS 64
 #define NAME(x) FR_CAT(x, _f64)
 #else
 #define real float
 #define integer int32_t
+#define uinteger uint32_t
 #define FR_BITS 32
 #define NAME(x) FR_CAT(x, _f32)
 #endif
@@ -62,11 +65,13 @@
 
 #define vr NAME(vr_)
 #define vi NAME(vi_)
+#define vu NAME(vu_)
 
 #if FR_VBYTES == 0
 #define VL 1
 typedef real vr;
 typedef integer vi;
+typedef uinteger vu;
 #else
 #if FR_REAL_IS_DOUBLE
 #define VL (FR_VBYTES / 8)
@@ -75,6 +80,7 @@ typedef integer vi;
 #endif
 typedef real vr __attribute__((vector_size(FR_VBYTES)));
 typedef integer vi __attribute__((vector_size(FR_VBYTES)));
+typedef uinteger vu __attribute__((vector_size(FR_VBYTES)));
 #endif
 
 FR_INLINE vr NAME(v_load)(const real *p)

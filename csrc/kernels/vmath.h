@@ -52,7 +52,9 @@ FR_INLINE vr NAME(exp_parts)(vr x, vr *two_n)
     const vr n = shifted - FR_ROUND;
     vr r = x - n * FR_LN2_HI;
     r = r - n * FR_LN2_LO;
-    *two_n = vfrombits((vbits(shifted) - vbits(vsplat(FR_ROUND)) + FR_EXP_BIAS) << FR_MANTISSA);
+    /* Unsigned: a NaN gives bits that no signed shift may touch. */
+    *two_n = vfrombits(
+        (vi)(((vu)vbits(shifted) - (vu)vbits(vsplat(FR_ROUND)) + FR_EXP_BIAS) << FR_MANTISSA));
 #if FR_REAL_IS_DOUBLE
     /* Even and odd halves in r^2: half the dependency chain of Horner's rule. */
     const vr r2 = r * r;
