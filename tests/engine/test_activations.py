@@ -25,7 +25,7 @@ RUNS = 2**23 // RUN  # in a binade
 BATCH = 8  # runs at a time: they stay in cache
 SMALLEST = 0x00800000  # bits of the first normal number; positive floats are ordered as their bits
 
-# Binades where the function is neither a straight line nor a constant: here every fourth batch of runs is taken.
+# Binades where the function is neither a straight line nor a constant: more runs are taken here.
 CURVED = {"tanh": range(-13, 4), "sigmoid": range(-24, 7)}
 # Distance in floats to the correctly rounded result: k of them is an error of at most k + 1/2 ulp.
 FLOATS_OFF = {"tanh": 1, "sigmoid": 2}
