@@ -4,7 +4,8 @@
 #   make demo     learn a task and show it, from a fresh clone
 #   make test     Python tests on every instruction set of this machine, doctests, C tests
 #   make asan     C tests under the address and undefined-behaviour sanitizers
-#   make bench    benchmarks            make lint    ruff, clang-format, compiler warnings, stubs
+#   make bench    against NumPy         make parity  against torch.nn, numbers only
+#   make lint     ruff, clang-format, compiler warnings, stubs
 #   make format   ruff, clang-format    make dist    wheel and sdist in dist/      make clean
 #   make build    only the install
 #
@@ -71,7 +72,13 @@ asan:
 	@$(MAKE) -s -j$(JOBS) -C csrc asan
 
 bench: build $(VENV)/.extra-bench
-	@$(PY) -m fastrnn bench
+	@$(PY) bench/run.py
+
+# Against torch.nn, in an environment of its own; ARGS=--full for every combination of options and sizes.
+parity:
+	@$(MAKE) -s VENV=.venv-parity .venv-parity/.built .venv-parity/.extra-test
+	@.venv-parity/bin/python -m pip --disable-pip-version-check -q install torch==2.13.0
+	@.venv-parity/bin/python -m pytest -q tests/parity $(ARGS)
 
 C_FILES = $$(find csrc -name build -prune -o -name '*.[ch]' -print)
 
@@ -94,4 +101,4 @@ clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so
 	@$(MAKE) -s -C csrc clean
 
-.PHONY: build demo test asan bench format lint dist clean
+.PHONY: build demo test asan bench parity format lint dist clean
