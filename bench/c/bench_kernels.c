@@ -143,6 +143,7 @@ static void prepare(job *j)
     free((void *)w.w_ih), free((void *)w.w_hh);
 
     j->forward.y = (fr_array){floats(states), (ptrdiff_t)B * H, H};
+    j->forward.h0 = floats((size_t)B * (size_t)H * real); /* from zeros, step 1 needs no product */
     j->forward.packed = packed;
     j->forward.scratch = floats(fr_forward_scratch_bytes(&j->layer, &j->seq, work != RECURRENCE));
     if (work == RECURRENCE) {
@@ -157,10 +158,12 @@ static void prepare(job *j)
     if (work == BACKWARD) {
         j->backward = (fr_backward_args){
             .dx = {floats(states), (ptrdiff_t)B * I, I},
+            .dh0 = floats((size_t)B * (size_t)H * real),
             .grads = {floats(w_ih), floats(w_hh), floats(w_ih), floats(w_ih)},
             .dy = {floats(states), (ptrdiff_t)B * H, H},
             .y = j->forward.y,
             .x = j->forward.x,
+            .h0 = j->forward.h0,
             .reserve = j->forward.reserve,
             .packed = packed,
             .scratch = floats(fr_backward_scratch_bytes(&j->layer, &j->seq, 0)),

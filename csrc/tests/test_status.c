@@ -142,6 +142,8 @@ static void unknown_options_and_missing_pointers_are_refused(void)
     BOTH_REFUSE(FR_EARG, c->layer.cell = FR_CELLS);
     BOTH_REFUSE(FR_EARG, c->layer.cell = (fr_cell)-1);
     BOTH_REFUSE(FR_EARG, c->layer.dtype = FR_DTYPES);
+    BOTH_REFUSE(FR_EARG, c->seq.threads = -1);
+    BOTH_REFUSE(FR_EARG, c->seq.threads = FR_MAX_THREADS + 1);
     FORWARD_REFUSES(FR_EARG, c->forward.packed = NULL);
     FORWARD_REFUSES(FR_EARG, c->forward.scratch = NULL);
     FORWARD_REFUSES(FR_EARG, c->forward.x.p = NULL);
@@ -288,6 +290,33 @@ static void sizes_that_overflow_are_answered_by_0(void)
     CHECK(fr_backward_scratch_bytes(&small, &negative, 0) == 0, "T -1");
 }
 
+static void scratch_asked_for_with_threads_does_not_change_with_the_setting(void)
+{
+    const fr_layer layer = {FR_LSTM, FR_F32, 256, 256};
+    const fr_seq seq = {.T = 20, .B = 64, .threads = 2};
+    const fr_gemm_args g = {.dtype = FR_F32,
+                            .M = 500,
+                            .N = 500,
+                            .K = 500,
+                            .lda = 500,
+                            .ldb = 500,
+                            .ldc = 500,
+                            .threads = 2};
+    size_t bytes[2][3];
+    for (int i = 0; i < 2; i++) {
+        fr_set_num_threads(i ? 8 : 2);
+        bytes[i][0] = fr_forward_scratch_bytes(&layer, &seq, 1);
+        bytes[i][1] = fr_backward_scratch_bytes(&layer, &seq, 0);
+        bytes[i][2] = fr_gemm_scratch_bytes(&g);
+    }
+    fr_plan plan;
+    fr_plan_describe(&plan, &layer, &seq, 0);
+    fr_set_num_threads(1);
+    CHECK(plan.threads == 2, "%d threads", plan.threads);
+    for (int k = 0; k < 3; k++)
+        CHECK(bytes[0][k] == bytes[1][k], "%d: %zu, %zu bytes", k, bytes[0][k], bytes[1][k]);
+}
+
 /* ---- the rest of the interface -------------------------------------------------------------- */
 
 static void a_product_with_wrong_arguments_is_refused(void)
@@ -330,6 +359,9 @@ static void a_product_with_wrong_arguments_is_refused(void)
         CHECK(status == bad[i].want, "%s: %s", bad[i].what, fr_status_text(status));
     }
     fr_gemm_args g = good;
+    g.threads = FR_MAX_THREADS + 1;
+    CHECK(fr_gemm(&g) == FR_EARG, "too many threads");
+    g = good;
     g.dtype = FR_DTYPES;
     CHECK(fr_gemm(&g) == FR_EARG, "unknown type");
     CHECK(fr_gemm_scratch_bytes(&g) == 0, "unknown type");
@@ -467,6 +499,7 @@ int main(void)
     RUN(weights_not_packed_for_this_use_are_refused);
     RUN(packing_refuses_what_it_cannot_pack);
     RUN(sizes_that_overflow_are_answered_by_0);
+    RUN(scratch_asked_for_with_threads_does_not_change_with_the_setting);
     RUN(a_product_with_wrong_arguments_is_refused);
     RUN(unknown_activations_are_refused);
     RUN(an_unknown_instruction_set_is_refused_and_changes_nothing);
