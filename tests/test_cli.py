@@ -218,24 +218,25 @@ def test_n_steps_resumed_for_n_more_equal_2n_unbroken_ones_bit_for_bit(steps, fo
     assert_same_training("one.last.safetensors", "model.last.safetensors")
 
 
-def test_ctrl_c_saves_exits_with_130_within_a_second_and_the_resumed_run_is_the_same(
-    folder, capsys
-):
-    steps = ["--steps", "6000"]
-    assert train(*steps, "--out", "one.safetensors") == 0
-    command = [sys.executable, "-m", "fastrnn", "train", "text.txt", *SMALL, *steps, "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_ctrl_c_saves_exits_with_130_and_the_resumed_run_is_the_same(folder):
+    program = [sys.executable, "-m", "fastrnn", "train"]
+    process = subprocess.Popen(
+        [*program, "text.txt", *SMALL, "--minutes", "9", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.readline()  # the first epoch is done
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - pressed < 10  # a second, and what a busy machine adds
-    assert re.search(r"^stopped by Ctrl-C after step [\d,]+; .*saved", err)
+    assert time.monotonic() - pressed < 20  # far from nine minutes, however busy the machine is
+    assert re.search(r"^stopped by Ctrl-C after step [\d,]+; all is saved", err)
     assert "fastrnn train --resume --out model.safetensors" in err
-    assert 0 < load_training("model.last.safetensors").trainer["progress"]["step"] < 6000
-    # A process of its own, as a user's is; the limit is taken from the checkpoint.
-    subprocess.run([sys.executable, "-m", "fastrnn", "train", "--resume"], check=True)
+    steps = str(load_training("model.last.safetensors").trainer["progress"]["step"] + 60)
+    subprocess.run([*program, "--resume", "--steps", steps], check=True)  # a process of its own
+    assert train("--steps", steps, "--out", "one.safetensors") == 0
     assert_same_training("one.last.safetensors", "model.last.safetensors")
 
 
