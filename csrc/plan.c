@@ -34,7 +34,8 @@ static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t pane
     const double arithmetic = panels * cell->gates * (H * per_k + tiles * TILE_CYCLES);
     const double bytes = (double)panels * cell->gates * H * panel * real_bytes;
     const double memory = bytes / (bytes <= L1_BYTES ? 64 : bytes <= L2_BYTES ? 24 : 10);
-    const double gates = rows * panels * vectors * cell->gates * 12;
+    /* In double from the first factor on: sizes that no memory holds are asked about, too. */
+    const double gates = (double)rows * panels * vectors * cell->gates * 12;
     return (arithmetic > memory ? arithmetic : memory) + gates;
 }
 
