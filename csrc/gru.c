@@ -33,22 +33,33 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
     NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q0, h, p, 3);
 
     for (int m = 0; m < h; m++) {
-        const real *hprev = a->hprev[q0 + m], *x_n = xw[m] + 2 * Hp;
-        real *h_row = a->h[q0 + m], *gates = a->gates[q0 + m];
+        const real *x_n = xw[m] + 2 * Hp;
+        real *gates = a->gates[q0 + m];
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
             const vr r = vsigmoid(vload(pre[0] + at));
             const vr z = vsigmoid(vload(pre[1] + at));
             const vr q = vload(pre[2] + at);
-            const vr n = vtanh(vload(x_n + u) + r * q);             /* (G4) */
-            const vr h_t = n + z * (vload_n(hprev + u, H - u) - n); /* (G5) */
-            vstore_n(h_row + u, h_t, H - u);
+            vstore(pre[1] + at, z);
+            vstore(pre[2] + at, vload(x_n + u) + r * q);
             if (keep) {
                 vstore(gates + u, r);
                 vstore(gates + Hp + u, z);
-                vstore(gates + 2 * Hp + u, n);
                 vstore(gates + 3 * Hp + u, q);
             }
+        }
+    }
+    /* A loop of its own: tanh waits for r, and only vectors side by side fill the wait. */
+    for (int m = 0; m < h; m++) {
+        const real *hprev = a->hprev[q0 + m];
+        real *h_row = a->h[q0 + m], *gates = a->gates[q0 + m];
+        for (int v = 0; v < vectors; v++) {
+            const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
+            const vr n = vtanh(vload(pre[2] + at));                                  /* (G4) */
+            const vr h_t = n + vload(pre[1] + at) * (vload_n(hprev + u, H - u) - n); /* (G5) */
+            vstore_n(h_row + u, h_t, H - u);
+            if (keep)
+                vstore(gates + 2 * Hp + u, n);
         }
     }
 }

@@ -19,6 +19,13 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
+    if (keep)
+        for (int m = 0; m < h; m++) {
+            for (int g = 0; g < 5; g++)
+                __builtin_prefetch(a->gates[q + m] + g * Hp + p * NR, 1);
+            __builtin_prefetch(a->h[q + m] + p * NR, 1);
+            __builtin_prefetch(a->cprev[q + m] + p * NR);
+        }
     /* x W^T + b, gate by gate, is where the product starts from. */
     _Alignas(64) real pre[4][FR_MR * NR];
     (void)phase;
@@ -29,16 +36,15 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 
     for (int m = 0; m < h; m++) {
         const real *cprev = a->cprev[q + m];
-        real *c_row = a->c[q + m], *h_row = a->h[q + m], *gates = a->gates[q + m];
+        real *c_row = a->c[q + m], *gates = a->gates[q + m];
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
             const vr i = vsigmoid(vload(pre[0] + at)); /* (L2) */
             const vr f = vsigmoid(vload(pre[1] + at));
             const vr g = vtanh(vload(pre[2] + at));
             const vr o = vsigmoid(vload(pre[3] + at));
-            const vr c = f * vload(cprev + u) + i * g; /* (L3) */
-            vstore(c_row + u, c);
-            vstore_n(h_row + u, o * vtanh(c), H - u);
+            vstore(c_row + u, f * vload(cprev + u) + i * g); /* (L3) */
+            vstore(pre[3] + at, o);
             if (keep) {
                 vstore(gates + u, i);
                 vstore(gates + Hp + u, f);
@@ -47,6 +53,13 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
             }
         }
     }
+    /* A loop of its own: tanh(c) ends a long chain, and only vectors side by side fill its waits. */
+    for (int m = 0; m < h; m++)
+        for (int v = 0; v < vectors; v++) {
+            const ptrdiff_t u = p * NR + v * VL;
+            const vr o = vload(pre[3] + m * NR + v * VL);
+            vstore_n(a->h[q + m] + u, o * vtanh(vload(a->c[q + m] + u)), H - u);
+        }
 }
 
 FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
@@ -57,6 +70,15 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
+    for (int m = 0; m < h; m++) {
+        for (int g = 0; g < 5; g++) {
+            __builtin_prefetch(a->gates[q + m] + g * Hp + p * NR);
+            __builtin_prefetch(a->dg[q + m] + g * Hp + p * NR);
+        }
+        __builtin_prefetch(a->cprev[q + m] + p * NR);
+        if (a->dy[q + m])
+            __builtin_prefetch(a->dy[q + m] + p * NR);
+    }
     NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L11): dG_{t+1} R */
 
     for (int m = 0; m < h; m++) {

@@ -15,10 +15,10 @@
 #undef FR_TANH_MAX
 #undef FR_TANH_SMALL
 #undef FR_LOG2E
+#undef FR_LN2
 #undef FR_LN2_HI
 #undef FR_LN2_LO
 #undef FR_ROUND
-#undef FR_EXP_BIAS
 #undef FR_MANTISSA
 
 #if FR_REAL_IS_DOUBLE
@@ -29,8 +29,8 @@
 #define FR_LOG2E 1.4426950408889634
 #define FR_LN2_HI 0.693147180369123816490 /* 33 bits: n * hi is exact */
 #define FR_LN2_LO 1.90821492927058770002e-10
-#define FR_ROUND 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer in the low bits */
-#define FR_EXP_BIAS 1023
+#define FR_LN2 0.69314718055994530942
+#define FR_ROUND (6755399441055744.0 + 1023) /* 1.5 * 2^52 and the exponent's bias: see below */
 #define FR_MANTISSA 52
 #else
 #define FR_EXP_MAX 88.8f
@@ -40,21 +40,22 @@
 #define FR_LOG2E 1.44269504f
 #define FR_LN2_HI 0.693359375f
 #define FR_LN2_LO (-2.12194440e-4f)
-#define FR_ROUND 12582912.0f /* 1.5 * 2^23 */
-#define FR_EXP_BIAS 127
+#define FR_LN2 0.693147180559945f
+#define FR_ROUND (12582912.0f + 127) /* 1.5 * 2^23 and the bias */
 #define FR_MANTISSA 23
 #endif
 
-/* e^r - 1 for the reduced r, and 2^n, of an x already within [FR_EXP_MIN, FR_EXP_MAX]. */
-FR_INLINE vr NAME(exp_parts)(vr x, vr *two_n)
+/* 2^n of x * log2e = n + ..: adding FR_ROUND rounds to an integer, which then stands in the low bits
+ * with the exponent's bias on top; a shift puts both where an exponent belongs. Unsigned: a NaN gives
+ * bits that no signed shift may touch. */
+FR_INLINE vr NAME(two_to)(vr shifted)
 {
-    const vr shifted = x * FR_LOG2E + FR_ROUND;
-    const vr n = shifted - FR_ROUND;
-    vr r = x - n * FR_LN2_HI;
-    r = r - n * FR_LN2_LO;
-    /* Unsigned: a NaN gives bits that no signed shift may touch. */
-    *two_n = vfrombits(
-        (vi)(((vu)vbits(shifted) - (vu)vbits(vsplat(FR_ROUND)) + FR_EXP_BIAS) << FR_MANTISSA));
+    return vfrombits((vi)((vu)vbits(shifted) << FR_MANTISSA));
+}
+
+/* e^r - 1 for the reduced r, |r| <= ln2/2. */
+FR_INLINE vr NAME(expm1_poly)(vr r)
+{
 #if FR_REAL_IS_DOUBLE
     /* Even and odd halves in r^2: half the dependency chain of Horner's rule. */
     const vr r2 = r * r;
@@ -80,21 +81,22 @@ FR_INLINE vr NAME(exp_parts)(vr x, vr *two_n)
 
 FR_INLINE vr NAME(v_exp)(vr x)
 {
-    vr two_n;
     x = vmin(FR_EXP_MAX, vmax(FR_EXP_MIN, x));
-    const vr em1 = NAME(exp_parts)(x, &two_n);
-    return two_n * (em1 + (real)1); /* (A9) */
+    const vr shifted = x * FR_LOG2E + FR_ROUND, n = shifted - FR_ROUND;
+    const vr r = (x - n * FR_LN2_HI) - n * FR_LN2_LO;
+    return NAME(two_to)(shifted) * (NAME(expm1_poly)(r) + (real)1); /* (A9) */
 }
 
 /* 1 / (1 + e^-x)  (A1): for large negative x the sum is e^-x itself, so the relative
  * error stays that of exp. Where e^-x overflows, 2^n is infinite and the result exactly 0;
- * hence 2^n (1 + em1), which is never infinity minus infinity. */
+ * hence 2^n (1 + em1), which is never infinity minus infinity. The sign of x goes into constants. */
 FR_INLINE vr NAME(v_sigmoid)(vr x)
 {
-    vr two_n;
-    x = vmin(FR_EXP_MAX, vmax(FR_EXP_MIN, -x));
-    const vr em1 = NAME(exp_parts)(x, &two_n);
-    return (real)1 / (two_n * (em1 + (real)1) + (real)1);
+    x = vmin(-FR_EXP_MIN, vmax(-FR_EXP_MAX, x));
+    const vr shifted = x * -FR_LOG2E + FR_ROUND, n = shifted - FR_ROUND;
+    const vr r = (-x - n * FR_LN2_HI) - n * FR_LN2_LO;
+    const vr e = NAME(expm1_poly)(r) + (real)1;
+    return (real)1 / (NAME(two_to)(shifted) * e + (real)1);
 }
 
 /* P of tanh x = x + x z P(z), z = x^2, interpolated at Chebyshev nodes of [0, FR_TANH_SMALL^2];
@@ -127,10 +129,11 @@ FR_INLINE vr NAME(tanh_poly)(vr z)
  *                          and its error with it, where gates saturate */
 FR_INLINE vr NAME(v_tanh)(vr x)
 {
-    vr two_n;
     const vr a = vmin(FR_TANH_MAX, vabs(x));
-    const vr em1 = NAME(exp_parts)(a + a, &two_n);
-    const vr large = (real)1 - (real)2 / (two_n * em1 + (two_n + (real)1));
+    const vr shifted = a * (2 * FR_LOG2E) + FR_ROUND, n = shifted - FR_ROUND;
+    /* ln2 in one piece: its error is multiplied by n, but e^-2|x|, by which it counts, falls faster. */
+    const vr e = NAME(expm1_poly)(a + a - n * FR_LN2) + (real)1;
+    const vr large = (real)1 - (real)2 / (NAME(two_to)(shifted) * e + (real)1);
     const vr z = a * a;
     const vr small = a * z * NAME(tanh_poly)(z) + a;
     return vcopysign(vless(a, FR_TANH_SMALL, small, large), x);
