@@ -19,13 +19,6 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
-    if (keep)
-        for (int m = 0; m < h; m++) {
-            for (int g = 0; g < 5; g++)
-                __builtin_prefetch(a->gates[q + m] + g * Hp + p * NR, 1);
-            __builtin_prefetch(a->h[q + m] + p * NR, 1);
-            __builtin_prefetch(a->cprev[q + m] + p * NR);
-        }
     /* x W^T + b, gate by gate, is where the product starts from. */
     _Alignas(64) real pre[4][FR_MR * NR];
     (void)phase;
@@ -70,15 +63,6 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    for (int m = 0; m < h; m++) {
-        for (int g = 0; g < 5; g++) {
-            __builtin_prefetch(a->gates[q + m] + g * Hp + p * NR);
-            __builtin_prefetch(a->dg[q + m] + g * Hp + p * NR);
-        }
-        __builtin_prefetch(a->cprev[q + m] + p * NR);
-        if (a->dy[q + m])
-            __builtin_prefetch(a->dy[q + m] + p * NR);
-    }
     NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L11): dG_{t+1} R */
 
     for (int m = 0; m < h; m++) {

@@ -67,6 +67,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 for (ptrdiff_t p = part.p0; p < part.p1; p++)
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
+                        NAME(fetch_forward)(call, &a, q, h, p);
                         CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, phase);
                     }
                 if (call->plan.units > 1)
@@ -130,6 +131,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                 for (ptrdiff_t p = part.p0; p < part.p1; p++)
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
+                        NAME(fetch_backward)(call, &a, q, h, p);
                         CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, phase);
                     }
                 if (call->plan.units > 1)
