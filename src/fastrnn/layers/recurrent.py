@@ -117,11 +117,19 @@ class Recurrent(Module):
         """
         return self._engine.run(self, x, state, lengths, False)
 
-    def forward(self, x, state=None, lengths=None):
+    def forward(self, x, state=None, lengths=None, *, trace=False):
         """Run like ``layer(x, state, lengths)`` and keep what the backward pass needs.
 
         The tape refers to `x` and `y`: y is returned read-only, and x must not change before
         ``tape.backward``.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+        trace : bool, default False
+            Copy the states and gates of every step to ``tape.trace``, a `fastrnn.inside.Trace`.
+            Without it the tape has no such attribute.
 
         Returns
         -------
@@ -130,7 +138,7 @@ class Recurrent(Module):
         tape : Tape
             ``dx, dstate = tape.backward(dy, dstate=None)`` adds into `grads`.
         """
-        return self._engine.run(self, x, state, lengths, True)
+        return self._engine.run(self, x, state, lengths, True, bool(trace))
 
     def stream(self, batch=1) -> Stream:
         """Return a `Stream`: this layer one step at a time, with nothing allocated in a step."""
