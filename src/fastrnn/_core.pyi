@@ -51,6 +51,7 @@ class Engine:
         x: Any,
         state: _State,
         lengths: Any,
+        reset: Any,
         keep: bool,
         trace: bool = False,
     ) -> tuple[Any, ...]: ...

@@ -163,7 +163,7 @@ cdef class Engine:
         return cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1], shape[2]],
                                  self.dtype.num, 0) if zeros else np.empty(shape, self.dtype)
 
-    def run(self, module, x, state, lengths, bint keep, bint trace=False):
+    def run(self, module, x, state, lengths, reset, bint keep, bint trace=False):
         """Forward through the stack.
 
         Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`; with `trace`, the tape has one."""
@@ -184,6 +184,8 @@ cdef class Engine:
         h0, c0 = self._check_state("", state, B)
         if lengths is not None:
             lengths = _check_lengths(lengths, T, B)
+        if reset is not None:
+            reset = _check_reset(reset, T, B, self.batch_first)
         self.refresh(module)
 
         shape = (self.L * self.D, B, self.hidden_size)
@@ -195,10 +197,10 @@ cdef class Engine:
             if c0 is not None:
                 c0 = c0.copy()
             tape = Tape.__new__(Tape)
-            tape.engine, tape.lengths, tape.h0, tape.c0 = self, lengths, h0, c0
+            tape.engine, tape.lengths, tape.reset, tape.h0, tape.c0 = self, lengths, reset, h0, c0
             tape.T, tape.B, tape.tokens = T, B, tokens
             tape.arrays, tape.reserves, tape.packed, tape.cells = [x], [], [], list(self.cells)
-        seq = _sequence(T, B, lengths)
+        seq = _sequence(T, B, lengths, reset)
         y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
         cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
         for layer in range(self.L):
@@ -290,13 +292,26 @@ def _check_lengths(lengths, int64_t T, int64_t B):
     return np.array(lengths, np.int64)
 
 
-cdef fr_seq _sequence(int64_t T, int64_t B, lengths):
+def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
+    """A copy as the kernels take it, (T, B)."""
+    shape = (B, T) if batch_first else (T, B)
+    reset = np.asarray(reset)
+    if reset.dtype != np.bool_:
+        raise TypeError(f"reset: expected shape {shape} booleans, got {_describe(reset)}")
+    if (<object> reset).shape != shape:
+        raise ValueError(f"reset: expected shape {shape} booleans, got {(<object> reset).shape}")
+    return np.array(reset.T if batch_first else reset, order="C")
+
+
+cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
     cdef fr_seq seq
     memset(&seq, 0, sizeof(seq))
     seq.T, seq.B = T, B
     seq.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
     if lengths is not None:
         seq.lengths = <const int64_t *> _data(lengths)
+    if reset is not None:
+        seq.reset = <const uint8_t *> _data(reset)
     return seq
 
 
@@ -311,7 +326,7 @@ cdef class Tape:
     cdef Engine engine
     cdef int64_t T, B
     cdef bint tokens
-    cdef object lengths, h0, c0
+    cdef object lengths, reset, h0, c0
     cdef list arrays    # x, then every layer's y
     cdef list reserves, packed, cells
     cdef object seen
@@ -341,7 +356,7 @@ cdef class Tape:
         cdef Cell cell
         cdef Block reserve
         cdef fr_array at
-        cdef fr_seq seq = _sequence(self.T, self.B, self.lengths)
+        cdef fr_seq seq = _sequence(self.T, self.B, self.lengths, self.reset)
         cdef int64_t index, H = e.hidden_size
         cdef fr_status status
         h = self._per_step()
@@ -411,7 +426,7 @@ cdef class Tape:
         dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
         step_dh = self._per_step() if per_step else None
         step_dc = self._per_step() if per_step and e.has_c else None
-        seq = _sequence(self.T, self.B, self.lengths)
+        seq = _sequence(self.T, self.B, self.lengths, self.reset)
         cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)
         for layer in range(e.L - 1, -1, -1):
             x, y = self.arrays[layer], self.arrays[layer + 1]

@@ -613,6 +613,7 @@ def stack_forward(
     bidirectional=False,
     batch_first=False,
     lengths=None,
+    reset=None,
     nonlinearity="tanh",
     reset_after=True,
 ):
@@ -634,6 +635,8 @@ def stack_forward(
     batch_first : bool
         Concerns `x` and `y`, never the state.
     lengths : integers (B,) in 0..T, optional
+    reset : bool (T, B), optional
+        Or (B, T) if `batch_first`; the same for every layer and direction.
     nonlinearity : {"tanh", "relu", "sigmoid"}
         Read by "rnn" only.
     reset_after : bool
@@ -675,6 +678,8 @@ def stack_forward(
     D = 2 if bidirectional else 1
     x = np.asarray(x)
     X = x.swapaxes(0, 1) if batch_first else x
+    if reset is not None and batch_first:
+        reset = np.swapaxes(reset, 0, 1)
     weight_hh = np.asarray(params["weight_hh_l0"])
     shape = (num_layers * D, X.shape[1], weight_hh.shape[1])
     parts = _unpack(kind, "state", state, shape, weight_hh.dtype)
@@ -690,7 +695,13 @@ def stack_forward(
             weights = {name: params.get(key) for name, key in names.items()}
             start = [part[layer * D + d] for part in parts]  # (S2)
             y, final, cache = forward(
-                X, *start, **weights, lengths=lengths, reverse=d == 1, **option[kind]
+                X,
+                *start,
+                **weights,
+                lengths=lengths,
+                reset=reset,
+                reverse=d == 1,
+                **option[kind],
             )
             outputs.append(y)
             cells.append(cache)

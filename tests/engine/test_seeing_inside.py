@@ -11,51 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fastrnn as fr
-from fastrnn import reference as twin
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cells import CELLS, STACK, build, identical, inputs, near, threads, train
-
-GATES = {"rnn": "", "lstm": "ifgo", "gru": "rzn"}
-
-
-def double(value):
-    if isinstance(value, tuple):
-        return tuple(map(double, value))
-    return value.astype(np.float64) if value.dtype.kind == "f" else value
-
-
-def of_twin(cell, layer, x, state, dy, dstate, **forward):
-    """The twin's y, trace and per-step gradients, in float64."""
-    kind, variant = CELLS[cell]
-    params = {name: double(value) for name, value in layer.params.items()}
-    options = {
-        "num_layers": layer.num_layers,
-        "bidirectional": layer.bidirectional,
-        "batch_first": layer.batch_first,
-    }
-    y, _, caches = twin.stack_forward(
-        kind.__name__.lower(), params, double(x), double(state), **options, **variant, **forward
-    )
-    *_, steps = twin.stack_backward(caches, double(dy), double(dstate), per_step=True)
-    return y, twin.stack_trace(caches), steps
+from drawn import THREADS, agree, of_engine, of_twin, problems
 
 
 def parts(trace):
     return trace.h, trace.c, *trace.gates.values()
-
-
-def agrees(cell, layer, x, state, dy, dstate, **forward):
-    y, trace, steps = of_twin(cell, layer, x, state, dy, dstate, **forward)
-    our_y, _, tape = layer.forward(x, state, **forward, trace=True)
-    assert near(our_y, y)
-    assert list(tape.trace.gates) == list(trace.gates)
-    assert near(parts(tape.trace), parts(trace))
-    _, _, our_steps = tape.backward(dy, dstate, per_step=True)
-    assert near((our_steps.dh, our_steps.dc), (steps.dh, steps.dc))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -64,35 +29,20 @@ def agrees(cell, layer, x, state, dy, dstate, **forward):
 def test_work_split_over_threads_shows_the_same_steps_as_the_twin(cell, shape, n):
     T, B, I, H = shape
     layer = build(cell, I, H, dtype="float64")
+    given = inputs(layer, T, B)
     with threads(n):
-        agrees(cell, layer, *inputs(layer, T, B))
+        assert agree(of_engine(layer, given, {}), of_twin(cell, layer, given, {}), layer.dtype)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_random_cases_show_the_same_steps_as_the_twin(data):
-    def draw(*values):
-        return data.draw(st.sampled_from(values))
-
-    cell, T, B = draw(*CELLS), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    layer = build(
-        cell,
-        data.draw(st.integers(1, 20)),
-        data.draw(st.integers(1, 40)),
-        dtype=draw("float32", "float64"),
-        num_layers=draw(1, 2, 3),
-        bidirectional=draw(False, True),
-        batch_first=draw(False, True),
-        bias=draw(True, False),
-    )
-    lengths = data.draw(st.none() | st.lists(st.integers(0, T), min_size=B, max_size=B))
-    if cell == "rnn_relu":  # of a kink the twin and we may be on different sides
-        layer.load_state_dict({k: abs(v) for k, v in layer.state_dict().items()})
-    x, state, dy, dstate = inputs(layer, T, B, tokens=draw(False, True) and cell != "rnn_relu")
-    if cell == "rnn_relu":
-        x, state = abs(x), abs(state)
-    with threads(draw(1, 2, 3)):
-        agrees(cell, layer, x, state, dy, dstate, lengths=lengths)
+@given(problem=problems(ragged=True), n=THREADS)
+def test_random_cases_show_the_same_steps_as_the_twin(problem, n):
+    cell, layer, inputs, forward = problem
+    with threads(n):
+        ours = of_engine(layer, inputs, forward)
+    truth = of_twin(cell, layer, inputs, forward)
+    assert list(ours.trace.gates) == list(truth.trace.gates)
+    assert agree(ours, truth, layer.dtype)
 
 
 @pytest.mark.parametrize("cell", CELLS)
