@@ -491,6 +491,9 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.dy = args->dy;
     call.dhT = args->dhT;
     call.dcT = args->dcT;
+    call.step_dh = args->step_dh;
+    call.step_dc = args->step_dc;
+    call.looks = args->step_dh.p || args->step_dc.p;
     call.y = args->y;
     call.h0 = args->h0;
     call.c0 = args->c0;
@@ -499,6 +502,38 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     if (!args->grads.w_ih)
         call.dtable = NULL;
     return run(&call, typed(layer)->backward[layer->cell]);
+}
+
+/* Rows lie in the reserve longest first, those of a step behind those of the step before it (see
+ * fr_rows). Nothing is sorted here: a row's place is how many rows come before it. */
+fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, const fr_array *out,
+                          const void *reserve)
+{
+    fr_status status = check_layer(layer);
+    if (status == FR_OK)
+        status = check_seq(seq);
+    if (status != FR_OK)
+        return status;
+    const fr_cell_traits *cell = &fr_cells[layer->cell];
+    if (slot < 0 || slot >= cell->slots || !reserve || !out || (!out->p && seq->T && seq->B))
+        return FR_EARG;
+    const int64_t Hp = panel_units(layer), B = seq->B;
+    const size_t real = real_bytes(layer), bytes = (size_t)layer->hidden_size * real;
+    for (int64_t b = 0; b < B; b++) {
+        const int64_t n = seq->lengths ? seq->lengths[b] : seq->T;
+        int64_t row = seq->lengths ? 0 : b;
+        for (int64_t k = 0; k < B && seq->lengths; k++)
+            row += seq->lengths[k] > n || (seq->lengths[k] == n && k < b);
+        for (int64_t s = 0; s < n; s++) {
+            const int64_t t = seq->reverse ? n - 1 - s : s;
+            memcpy((char *)out->p + (t * out->st + b * out->sb) * (ptrdiff_t)real,
+                   (const char *)reserve + (size_t)((row * cell->slots + slot) * Hp) * real, bytes);
+            row += seq->lengths ? 0 : B;
+            for (int64_t k = 0; k < B && seq->lengths; k++) /* as many as were active at s */
+                row += seq->lengths[k] > s;
+        }
+    }
+    return FR_OK;
 }
 
 fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int64_t n)

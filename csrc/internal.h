@@ -148,6 +148,8 @@ typedef struct fr_call {
     const void *h0, *c0, *dhT, *dcT;
     void *hT, *cT, *dh0, *dc0;
     int dx_add;
+    fr_array step_dh, step_dc;
+    int looks; /* each step's gradient is made whole before the cell takes it: kernels/steps.h */
     fr_weight_grads grads;
     char *reserve; /* NULL: inference */
     /* scratch */

@@ -13,6 +13,7 @@
 #define CELL_PHASES 1
 #define CELL_CARRIES_H 0
 #define CELL_DH_GATES 4
+#define CELL_WHOLE_DC NAME(lstm_whole_dc)
 
 FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                        int h, ptrdiff_t p, int phase)
@@ -78,7 +79,8 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
                 dh += vload_n(dy + u, H - u); /* (L4) */
             /* forward was h = o * tanh(c) (L5, L6) */
             const vr d_o = dh * tanh_c;
-            const vr dc = vload(a->dc_in[q + m] + u) + dh * o * ((real)1 - tanh_c * tanh_c);
+            const vr dc_in = vload(a->dc_in[q + m] + u);
+            const vr dc = call->looks ? dc_in : dc_in + dh * o * ((real)1 - tanh_c * tanh_c);
             /* forward was c = f * c_prev + i * g (L7); then through sigmoid and tanh (L9) */
             vstore(dg_row + u, dc * g * i * ((real)1 - i));
             vstore(dg_row + Hp + u, dc * vload(a->cprev[q + m] + u) * f * ((real)1 - f));
@@ -86,6 +88,20 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
             vstore(dg_row + 3 * Hp + u, d_o * o * ((real)1 - o));
             vstore(a->carry_c[q + m] + u, dc * f); /* (L8) */
         }
+    }
+}
+
+/* (L6) by itself, for one row and panel of a step whose gradients are looked at: steps.h. */
+static void NAME(lstm_whole_dc)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
+                                ptrdiff_t p)
+{
+    const ptrdiff_t Hp = call->Hp;
+    const real *gates = a->gates[q];
+    for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(call->layer.hidden_size, p);
+         v++, u += VL) {
+        const vr o = vload(gates + 3 * Hp + u), tanh_c = vtanh(vload(gates + 4 * Hp + u));
+        const vr dh = vload(a->dh_init[q] + u);
+        vstore(a->carry_c[q] + u, vload(a->dc_in[q] + u) + dh * o * ((real)1 - tanh_c * tanh_c));
     }
 }
 

@@ -20,11 +20,11 @@ class Running(Module):
     def config(self):
         return {"size": self.size, "dtype": self.dtype.name}
 
-    def __call__(self, x, state=None, lengths=None):
-        return self.forward(x, state, lengths)[:2]
+    def __call__(self, x, state=None, lengths=None, reset=None):
+        return self.forward(x, state, lengths, reset)[:2]
 
-    def forward(self, x, state=None, lengths=None):
-        self.seen.append((state, lengths))
+    def forward(self, x, state=None, lengths=None, reset=None):
+        self.seen.append((state, lengths, reset))
         y = np.cumsum(self._params["gain"] * x, axis=0) + (0 if state is None else state)
         return y, y[-1].copy(), RunningTape(self, x)
 
@@ -132,21 +132,24 @@ def test_backward_without_any_gradient_is_refused():
         chain().forward(X)[2].backward(None)
 
 
-def test_lengths_reach_the_layers_that_take_them():
+def test_lengths_and_resets_reach_the_layers_that_take_them():
     class Plain(Running):
-        def __call__(self, x, state=None):
-            return self.forward(x, state)[:2]
+        def __call__(self, x, state=None, lengths=None):
+            return self.forward(x, state, lengths)[:2]
 
-        def forward(self, x, state=None):
-            return super().forward(x, state)
+        def forward(self, x, state=None, lengths=None):
+            return super().forward(x, state, lengths)
 
     plain, running = Plain(2), Running(2)
-    lengths = np.array([4, 2])
+    lengths, reset = np.array([4, 2]), np.zeros((4, 2), bool)
     model = fr.Sequential(plain, running)
-    model(X, None, lengths)
-    model.forward(X, None, lengths)
-    assert plain.seen == [(None, None)] * 2
-    assert len(running.seen) == 2 and all(given is lengths for _, given in running.seen)
+    model(X, None, lengths, reset)
+    model.forward(X, None, lengths, reset)
+    model.forward(X, reset=reset)
+    assert all(given is lengths for _, given, _ in plain.seen[:2])
+    assert all(given is None for _, _, given in plain.seen)
+    assert [given is lengths for _, given, _ in running.seen] == [True, True, False]
+    assert all(given is reset for _, _, given in running.seen)
 
 
 def test_a_step_of_the_optimizer_is_a_change_of_every_layer():

@@ -137,7 +137,10 @@ fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_
  *   dh0, dc0 (B,H)    out  may be NULL
  *   grads             in/out, added into; w_ih NULL: no weight gradients at all
  *   dy       (T,B,H)  in   p NULL: zeros. Steps past a row's length are not read
- *   dhT, dcT (B,H)    in   NULL: zeros */
+ *   dhT, dcT (B,H)    in   NULL: zeros
+ *   step_dh, step_dc (T,B,H)  out  the whole gradient that reaches each step's h and c, as it goes
+ *                     through the cell; p NULL: not wanted, and nothing is slower for it. c only
+ *                     for LSTM. Steps past a row's length are not written */
 typedef struct fr_backward_args {
     fr_array dx;
     int dx_add;
@@ -152,10 +155,17 @@ typedef struct fr_backward_args {
     const void *reserve;
     const void *packed; /* packed for FR_USE_BACKWARD, and FR_USE_DX if dx is wanted */
     void *scratch;
+    fr_array step_dh, step_dc;
 } fr_backward_args;
 
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
 fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args);
+
+/* What forward kept of every step, for people to look at: one slot of the reserve, copied to
+ * out (T,B,H). Slots of LSTM: i f g o c; of GRU: r z n; RNN has none. Steps past a row's length are
+ * not written. `seq` is that of the forward call. */
+fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, const fr_array *out,
+                          const void *reserve);
 
 /* ---- dense products: the layers around a recurrent one ---------------------------------- */
 

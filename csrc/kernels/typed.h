@@ -14,6 +14,8 @@
 
 #include "kernels/products.h"
 
+#include "kernels/steps.h"
+
 #include "kernels/dense.h"
 
 #include "kernels/pointwise.h"

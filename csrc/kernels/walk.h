@@ -6,6 +6,7 @@
  *   CELL_PHASES       products a step must make one after the other (1; GRU reset-before: 2)
  *   CELL_CARRIES_H    1 if part of dh_{t-1} comes past the product (GRU: dh * z)
  *   CELL_DH_GATES     recurrent gates through which dG_{t+1} reaches h_t
+ *   CELL_WHOLE_DC     only a cell with c: see steps.h
  *   <cell>_forward_tile, <cell>_backward_tile    h rows x one panel of units, one step
  *
  * and includes this file, which walks time, panels and tiles and calls them:
@@ -22,6 +23,9 @@
  * share rows wait for each other at every step. */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
+#ifndef CELL_WHOLE_DC
+#define CELL_WHOLE_DC NULL
+#endif
 
 static void CELL_NAME(_forward)(void *arg, int tid)
 {
@@ -127,6 +131,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             real *dg = buffer + (fr_row(rows, s, 0) - fr_row(rows, s0, 0)) * row;
             const ptrdiff_t n =
                 NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
+            if (call->looks)
+                NAME(look_at_step)(call, &part, &a, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
                 for (ptrdiff_t p = part.p0; p < part.p1; p++)
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
@@ -168,6 +174,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
 }
 
 #undef CELL_NAME
+#undef CELL_WHOLE_DC
 #undef CELL_DH_GATES
 #undef CELL_CARRIES_H
 #undef CELL_PHASES

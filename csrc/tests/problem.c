@@ -6,14 +6,20 @@
 
 #include "seams.h"
 
-const char *const answer_names[ANSWERS] = {"y",   "hT",    "cT",    "dx",    "dh0",
-                                           "dc0", "dW_ih", "dW_hh", "db_ih", "db_hh"};
+const char *const answer_names[ANSWERS] = {
+    "y",   "hT",  "cT",    "slot 0", "slot 1", "slot 2", "slot 3",     "slot 4",    "dx",
+    "dh0", "dc0", "dW_ih", "dW_hh",  "db_ih",  "db_hh",  "dh by step", "dc by step"};
 const char *const cell_names[FR_CELLS] = {"rnn tanh", "rnn relu", "rnn sigmoid",
                                           "lstm",     "gru",      "gru before"};
 
 int cell_gates(fr_cell cell)
 {
     return cell == FR_LSTM ? 4 : cell == FR_GRU || cell == FR_GRU_BEFORE ? 3 : 1;
+}
+
+int cell_slots(fr_cell cell)
+{
+    return cell == FR_LSTM ? 5 : cell_gates(cell) == 3 ? 3 : 0;
 }
 
 /* ---- problems ----------------------------------------------------------------------------- */
@@ -83,9 +89,21 @@ answer new_answer(const problem *p)
 {
     const size_t T = (size_t)p->seq.T, B = (size_t)p->seq.B, G = (size_t)cell_gates(p->layer.cell);
     const size_t I = (size_t)p->layer.input_size, H = (size_t)p->layer.hidden_size;
-    answer a = {
-        {T * B * H, B * H, B * H, T * B * I, B * H, B * H, G * H * I, G * H * H, G * H, G * H},
-        {NULL}};
+    answer a = {{[Y] = T * B * H,
+                 B * H,
+                 B * H,
+                 [DX] = T * B * I,
+                 B * H,
+                 B * H,
+                 G * H * I,
+                 G * H * H,
+                 G * H,
+                 G * H,
+                 [STEP_DH] = T * B * H,
+                 T * B * H},
+                {NULL}};
+    for (int k = 0; k < cell_slots(p->layer.cell); k++)
+        a.count[SLOT_0 + k] = T * B * H;
     for (int i = 0; i < ANSWERS; i++)
         a.of[i] = calloc(a.count[i] + 1, sizeof(double));
     return a;
@@ -195,7 +213,7 @@ typedef struct run {
     fr_layer layer;
     size_t states; /* B * H */
     void *packed, *reserve;
-    spread x, y, dy, dx, tokens;
+    spread x, y, dy, dx, tokens, step_dh, step_dc;
     char *h0, *c0, *dhT, *dcT;         /* in */
     char *hT, *cT, *dh0, *dc0, *dw[4]; /* out */
     size_t packed_bytes, reserve_bytes, dw_count[4];
@@ -272,6 +290,7 @@ static void end_run(run *r)
         release_dense(r->dtype, r->dw[i]);
     release(r->x.block), release(r->y.block), release(r->dy.block), release(r->dx.block);
     release(r->tokens.block), release(r->packed), release(r->reserve);
+    release(r->step_dh.block), release(r->step_dc.block);
 }
 
 static fr_array x_of(const run *r)
@@ -315,6 +334,7 @@ static uint64_t outputs_of(const run *r, int backward)
     if (!backward)
         return fold(fold(fold_spread(0, &r->y), r->hT, states), r->cT, states);
     uint64_t sum = fold(fold(fold_spread(0, &r->dx), r->dh0, states), r->dc0, states);
+    sum = fold_spread(fold_spread(sum, &r->step_dh), &r->step_dc);
     for (int i = 0; i < 4; i++)
         sum = fold(sum, r->dw[i], r->dw_count[i] * size);
     return sum;
@@ -360,6 +380,11 @@ static void prepare_gradients(run *r)
         if (options & ADD_DX)
             fill_spread(p, &r->dx, r->dtype, NULL);
     }
+    if (options & LOOK && !r->step_dh.block) {
+        r->step_dh = new_spread(p, p->layer.hidden_size, real_size(r->dtype));
+        if (r->has_c)
+            r->step_dc = new_spread(p, p->layer.hidden_size, real_size(r->dtype));
+    }
     if (!(options & NO_STATES_OUT) && !r->dh0) {
         r->dh0 = new_dense(r->dtype, r->states, NULL);
         r->dc0 = r->has_c ? new_dense(r->dtype, r->states, NULL) : NULL;
@@ -399,17 +424,45 @@ static fr_status run_backward(run *r, int scratch_byte)
         .reserve = r->reserve,
         .packed = r->packed,
         .scratch = scratch,
+        .step_dh = r->step_dh.block ? array_of(&r->step_dh) : none,
+        .step_dc = r->step_dc.block ? array_of(&r->step_dc) : none,
     };
     const uint64_t inputs = inputs_of(r, 1);
     const fr_status status = fr_backward(&r->layer, &p->seq, &args);
     CHECK(inputs == inputs_of(r, 1), "backward wrote into its inputs");
     if (r->dx.block)
         check_padding(p, &r->dx, "dx");
+    if (r->step_dh.block)
+        check_padding(p, &r->step_dh, "dh by step");
+    if (r->step_dc.block)
+        check_padding(p, &r->step_dc, "dc by step");
     release(scratch);
     return status;
 }
 
 /* Not wanted: count 0. */
+static void keep_spread(const run *r, answer *a, int i, const spread *s, double less)
+{
+    if (s->block)
+        read_spread(r->p, s, r->dtype, a->of[i], less);
+    else
+        a->count[i] = 0;
+}
+
+static fr_status keep_slots(const run *r, answer *a)
+{
+    fr_status status = FR_OK;
+    for (int k = 0; k < cell_slots(r->layer.cell) && status == FR_OK; k++) {
+        const spread s = new_spread(r->p, r->layer.hidden_size, real_size(r->dtype));
+        const fr_array out = array_of(&s);
+        status = fr_read_reserve(&r->layer, &r->p->seq, k, &out, r->reserve);
+        check_padding(r->p, &s, answer_names[SLOT_0 + k]);
+        keep_spread(r, a, SLOT_0 + k, &s, 0);
+        release(s.block);
+    }
+    return status;
+}
+
 static void keep_dense(const run *r, answer *a, int i, const char *p, double less)
 {
     if (p)
@@ -445,11 +498,11 @@ fr_status engine_solve(const problem *p, fr_dtype dtype, answer *a)
     CHECK(gradients == outputs_of(&r, 1), "a second backward gives other bits");
 
     if (status == FR_OK) {
-        read_spread(p, &r.y, dtype, a->of[Y], 0);
-        if (r.dx.block)
-            read_spread(p, &r.dx, dtype, a->of[DX], p->options & ADD_DX ? before : 0);
-        else
-            a->count[DX] = 0;
+        status = keep_slots(&r, a);
+        keep_spread(&r, a, Y, &r.y, 0);
+        keep_spread(&r, a, DX, &r.dx, p->options & ADD_DX ? before : 0);
+        keep_spread(&r, a, STEP_DH, &r.step_dh, 0);
+        keep_spread(&r, a, STEP_DC, &r.step_dc, 0);
         keep_dense(&r, a, HT, r.hT, 0);
         keep_dense(&r, a, CT, r.cT, 0);
         keep_dense(&r, a, DH0, r.dh0, 0);

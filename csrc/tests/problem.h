@@ -31,6 +31,7 @@ enum {                     /* options of a problem, and of the manner */
        NO_STATES_OUT = 1 << 15, /* hT, cT, dh0, dc0 not wanted */
        NO_C = 1 << 17,          /* neither c0 nor dcT, though h0 and dhT are */
        FOREIGN = 1 << 16,       /* batched products by a CBLAS: the naive one of naive_blas.c */
+       LOOK = 1 << 18,          /* the gradient of each step's state is wanted, too */
 };
 
 typedef struct problem {
@@ -46,7 +47,22 @@ typedef struct problem {
     int64_t *tokens;                   /* (T,B) or NULL */
 } problem;
 
-enum { Y, HT, CT, DX, DH0, DC0, DW_IH, DW_HH, DB_IH, DB_HH, ANSWERS };
+enum {
+    Y,
+    HT,
+    CT,
+    SLOT_0, /* of the reserve, as fr_read_reserve numbers them */
+    DX = SLOT_0 + 5,
+    DH0,
+    DC0,
+    DW_IH,
+    DW_HH,
+    DB_IH,
+    DB_HH,
+    STEP_DH,
+    STEP_DC,
+    ANSWERS
+};
 
 typedef struct answer {
     size_t count[ANSWERS]; /* 0: not wanted, or this cell has none */
@@ -56,6 +72,7 @@ typedef struct answer {
 extern const char *const answer_names[ANSWERS];
 extern const char *const cell_names[FR_CELLS];
 int cell_gates(fr_cell cell);
+int cell_slots(fr_cell cell); /* kept by step, and not the cell's private business */
 
 problem *new_problem(fr_cell cell, int64_t T, int64_t B, int64_t I, int64_t H, int options);
 void free_problem(problem *p);

@@ -78,7 +78,7 @@ static void forward_step(const problem *p, step *u, const double *x, const doubl
     free(rh);
 }
 
-/* From the gradients of h and c: in, rec (G,H), and what reaches h_prev, c_prev past rec. */
+/* From the whole gradients of h and c: in, rec (G,H), and what reaches h_prev, c_prev past rec. */
 static void backward_step(const problem *p, const step *u, const double *dh, double *dc, double *in,
                           double *rec, double *dhprev)
 {
@@ -91,8 +91,8 @@ static void backward_step(const problem *p, const step *u, const double *dh, dou
             in[j] = dh[j] * (cell == FR_RNN_TANH   ? 1 - h * h
                              : cell == FR_RNN_RELU ? (h > 0 ? 1 : 0)
                                                    : h * (1 - h));
-        } else if (cell == FR_LSTM) { /* (L5 .. L9) */
-            const double t = tanh(u[j].c), all = dc[j] + dh[j] * a[3] * (1 - t * t);
+        } else if (cell == FR_LSTM) { /* (L5, L7 .. L9) */
+            const double t = tanh(u[j].c), all = dc[j];
             in[j] = all * a[2] * a[0] * (1 - a[0]);
             in[H + j] = all * u[j].cprev * a[1] * (1 - a[1]);
             in[2 * H + j] = all * a[0] * (1 - a[2] * a[2]);
@@ -168,8 +168,12 @@ static void solve_row(const problem *p, int64_t b, answer *a)
             u[(s + 1) * H + j].cprev = reset ? 0 : u[s * H + j].c;
         }
         forward_step(p, u + (s + 1) * H, p->x + (t * B + b) * I, hprev);
-        for (int64_t j = 0; j < H; j++)
-            a->of[Y][(t * B + b) * H + j] = u[(s + 1) * H + j].h;
+        for (int64_t j = 0; j < H; j++) {
+            const step *v = &u[(s + 1) * H + j];
+            a->of[Y][(t * B + b) * H + j] = v->h;
+            for (int k = 0; k < cell_slots(p->layer.cell); k++)
+                a->of[SLOT_0 + k][(t * B + b) * H + j] = k == 4 ? v->c : v->act[k];
+        }
     }
     for (int64_t j = 0; j < H; j++) {
         a->of[HT][b * H + j] = u[T * H + j].h;
@@ -181,7 +185,13 @@ static void solve_row(const problem *p, int64_t b, answer *a)
         const int64_t t = p->seq.reverse ? T - 1 - s : s, row = t * B + b;
         const int reset = p->reset && p->reset[row];
         for (int64_t j = 0; j < H; j++)
-            dh[j] += p->dy ? p->dy[row * H + j] : 0; /* (R3) */
+            dh[j] += p->dy ? p->dy[row * H + j] : 0;                  /* (R3) */
+        for (int64_t j = 0; j < H && p->layer.cell == FR_LSTM; j++) { /* (L6) */
+            const step *v = &u[(s + 1) * H + j];
+            dc[j] += dh[j] * v->act[3] * (1 - tanh(v->c) * tanh(v->c));
+        }
+        memcpy(a->of[STEP_DH] + row * H, dh, (size_t)H * sizeof *dh);
+        memcpy(a->of[STEP_DC] + row * H, dc, (size_t)H * sizeof *dc);
         backward_step(p, u + (s + 1) * H, dh, dc, in, rec, dhprev);
         memset(dx, 0, (size_t)I * sizeof *dx);
         add_gradients(p, u + (s + 1) * H, p->x + row * I, in, rec, dx, a);

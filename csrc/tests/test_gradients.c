@@ -41,8 +41,7 @@ static void compare(fr_cell cell, int c)
 {
     problem *p = new_problem(cell, T, B, I, H, cases[c].options);
     answer have = new_answer(p), want = new_answer(p);
-    double *values[ANSWERS] = {NULL,  NULL,    NULL,    p->x,    p->h0,
-                               p->c0, p->w_ih, p->w_hh, p->b_ih, p->b_hh};
+    double *values[ANSWERS] = {[DX] = p->x, p->h0, p->c0, p->w_ih, p->w_hh, p->b_ih, p->b_hh};
     const fr_status status = engine_solve(p, FR_F64, &have);
     CHECK(status == FR_OK, "%s", fr_status_text(status));
     for (int i = DX; i < ANSWERS; i++) {

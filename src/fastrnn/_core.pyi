@@ -1,9 +1,11 @@
 # Types of the extension module (_core.pyx and its .pxi files).
 
-from typing import Any, Literal, final
+from typing import Any, Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastrnn.inside import StepGradients, Trace
 
 _Real = NDArray[np.float32] | NDArray[np.float64]
 _Integers = NDArray[np.integer[Any]]
@@ -17,6 +19,7 @@ class Block:
 
 @final
 class Packed: ...
+
 @final
 class Cell: ...
 
@@ -43,15 +46,39 @@ class Engine:
         self, index: int, params: tuple[_Real | None, ...], grads: tuple[_Real | None, ...]
     ) -> None: ...
     def run(
-        self, module: Any, x: Any, state: _State, lengths: Any, keep: bool
+        self,
+        module: Any,
+        x: Any,
+        state: _State,
+        lengths: Any,
+        reset: Any,
+        keep: bool,
+        trace: bool = False,
     ) -> tuple[Any, ...]: ...
     def plan(self, T: int, B: int, backward: bool = False) -> dict[str, int]: ...
 
 @final
 class Tape:
+    @property
+    def trace(self) -> Trace: ...
+    @overload
     def backward(
-        self, dy: _Real | None, dstate: _State = None, *, need_dx: bool = True
+        self,
+        dy: _Real | None,
+        dstate: _State = None,
+        *,
+        need_dx: bool = True,
+        per_step: Literal[False] = False,
     ) -> tuple[_Real | None, Any]: ...
+    @overload
+    def backward(
+        self,
+        dy: _Real | None,
+        dstate: _State = None,
+        *,
+        need_dx: bool = True,
+        per_step: Literal[True],
+    ) -> tuple[_Real | None, Any, StepGradients]: ...
 
 @final
 class Stepper:

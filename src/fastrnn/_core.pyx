@@ -15,6 +15,8 @@ import operator
 
 import numpy as np
 
+from fastrnn.inside import StepGradients, Trace
+
 cnp.import_array()
 
 include "_engine.pxi"

@@ -90,6 +90,8 @@ cdef extern from "fastrnn.h" nogil:
         const void *reserve
         const void *packed
         void *scratch
+        fr_array step_dh
+        fr_array step_dc
 
     ctypedef struct fr_gemm_args:
         fr_dtype dtype
@@ -126,6 +128,8 @@ cdef extern from "fastrnn.h" nogil:
     fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
     size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens)
     fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args)
+    fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot,
+                              const fr_array *out, const void *reserve)
     size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
     fr_status fr_gemm(const fr_gemm_args *args)
     fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *x, int64_t n)

@@ -60,6 +60,7 @@ cdef class Engine:
     """
     cdef readonly int64_t input_size, hidden_size
     cdef readonly int L, D
+    cdef int gates
     cdef readonly bint batch_first, has_c
     cdef readonly object dtype
     cdef list cells  # [layer * D + direction]
@@ -71,6 +72,7 @@ cdef class Engine:
         cdef Cell c
         self.input_size, self.hidden_size, self.L, self.D = input_size, hidden_size, num_layers, 1 + bidirectional
         self.batch_first, self.has_c, self.dtype = batch_first, cell == "lstm", np.dtype(dtype)
+        self.gates = 4 if self.has_c else 3 if cell.startswith("gru") else 1
         self.cells = []
         for i in range(self.L * self.D):
             c = Cell()
@@ -161,10 +163,10 @@ cdef class Engine:
         return cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1], shape[2]],
                                  self.dtype.num, 0) if zeros else np.empty(shape, self.dtype)
 
-    def run(self, module, x, state, lengths, bint keep):
+    def run(self, module, x, state, lengths, reset, bint keep, bint trace=False):
         """Forward through the stack.
 
-        Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`."""
+        Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`; with `trace`, the tape has one."""
         cdef int64_t T, B, layer, index
         cdef int d, use
         cdef Cell cell
@@ -182,6 +184,8 @@ cdef class Engine:
         h0, c0 = self._check_state("", state, B)
         if lengths is not None:
             lengths = _check_lengths(lengths, T, B)
+        if reset is not None:
+            reset = _check_reset(reset, T, B, self.batch_first)
         self.refresh(module)
 
         shape = (self.L * self.D, B, self.hidden_size)
@@ -193,14 +197,10 @@ cdef class Engine:
             if c0 is not None:
                 c0 = c0.copy()
             tape = Tape.__new__(Tape)
-            tape.engine, tape.lengths, tape.h0, tape.c0 = self, lengths, h0, c0
+            tape.engine, tape.lengths, tape.reset, tape.h0, tape.c0 = self, lengths, reset, h0, c0
             tape.T, tape.B, tape.tokens = T, B, tokens
             tape.arrays, tape.reserves, tape.packed, tape.cells = [x], [], [], list(self.cells)
-        memset(&seq, 0, sizeof(seq))
-        seq.T, seq.B = T, B
-        seq.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
-        if lengths is not None:
-            seq.lengths = <const int64_t *> _data(lengths)
+        seq = _sequence(T, B, lengths, reset)
         y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
         cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
         for layer in range(self.L):
@@ -246,6 +246,8 @@ cdef class Engine:
                 tape.arrays.append(y)
             x, tokens = y, False
         final = (hT, cT) if self.has_c else hT
+        if trace:
+            tape.seen = tape.read_trace()
         return (y, final, tape) if keep else (y, final)
 
     cdef fr_array _place(self, cnp.ndarray array, int64_t offset):
@@ -290,6 +292,33 @@ def _check_lengths(lengths, int64_t T, int64_t B):
     return np.array(lengths, np.int64)
 
 
+def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
+    """A copy as the kernels take it, (T, B)."""
+    shape = (B, T) if batch_first else (T, B)
+    reset = np.asarray(reset)
+    if reset.dtype != np.bool_:
+        raise TypeError(f"reset: expected shape {shape} booleans, got {_describe(reset)}")
+    if (<object> reset).shape != shape:
+        raise ValueError(f"reset: expected shape {shape} booleans, got {(<object> reset).shape}")
+    return np.array(reset.T if batch_first else reset, order="C")
+
+
+cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
+    cdef fr_seq seq
+    memset(&seq, 0, sizeof(seq))
+    seq.T, seq.B = T, B
+    seq.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
+    if lengths is not None:
+        seq.lengths = <const int64_t *> _data(lengths)
+    if reset is not None:
+        seq.reset = <const uint8_t *> _data(reset)
+    return seq
+
+
+# Where a cell's slots of the reserve are (fr_read_reserve): its gates, then c.
+_GATES = {4: "ifgo", 3: "rzn", 1: ""}
+
+
 @cython.final
 cdef class Tape:
     """What `backward` needs of one `forward`. Read-only: it may be run any number of times, and
@@ -297,11 +326,56 @@ cdef class Tape:
     cdef Engine engine
     cdef int64_t T, B
     cdef bint tokens
-    cdef object lengths, h0, c0
+    cdef object lengths, reset, h0, c0
     cdef list arrays    # x, then every layer's y
     cdef list reserves, packed, cells
+    cdef object seen
 
-    def backward(self, dy, dstate=None, *, bint need_dx=True):
+    @property
+    def trace(self):
+        """`Trace` of every step's states and gates; forward must have been called with trace=True."""
+        if self.seen is None:
+            raise AttributeError("tape.trace: forward was called without trace=True")
+        return self.seen
+
+    cdef _per_step(self):
+        """Zeros of shape (L*D, T, B, H)."""
+        cdef Engine e = self.engine
+        return np.zeros((e.L * e.D, self.T, self.B, e.hidden_size), e.dtype)
+
+    cdef fr_array _at_step(self, cnp.ndarray array, int64_t index) noexcept:
+        """Entry `index` of what `_per_step` returned."""
+        cdef fr_array a
+        a.p = <char *> _data(array) + index * cnp.PyArray_STRIDE(array, 0)
+        a.sb = self.engine.hidden_size
+        a.st = a.sb * self.B
+        return a
+
+    cdef read_trace(self):
+        cdef Engine e = self.engine
+        cdef Cell cell
+        cdef Block reserve
+        cdef fr_array at
+        cdef fr_seq seq = _sequence(self.T, self.B, self.lengths, self.reset)
+        cdef int64_t index, H = e.hidden_size
+        cdef fr_status status
+        h = self._per_step()
+        for index in range(e.L * e.D):
+            y = self.arrays[index // e.D + 1][..., index % e.D * H:(index % e.D + 1) * H]
+            h[index] = y.swapaxes(0, 1) if e.batch_first else y
+        names = _GATES[e.gates] + ("c" if e.has_c else "")
+        slots = {name: self._per_step() for name in names}
+        for slot, array in enumerate(slots.values()):
+            for index in range(e.L * e.D):
+                cell, reserve = self.cells[index], self.reserves[index]
+                seq.reverse = index % e.D
+                at = self._at_step(array, index)
+                status = fr_read_reserve(&cell.layer, &seq, slot, &at, reserve.p)
+                if status != FR_OK:
+                    raise ValueError(f"trace: {fr_status_text(status).decode()}")
+        return Trace(h, slots.pop("c", None), slots)
+
+    def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False):
         """Add the gradients of all parameters to ``layer.grads`` and return those of the inputs.
 
         Parameters
@@ -312,6 +386,8 @@ cdef class Tape:
             Gradient with respect to the final state, of its shape; either of an LSTM's may be None.
         need_dx : bool, default True
             False leaves out the gradient of x, which the first layer of a model has no use for.
+        per_step : bool, default False
+            Return the gradient that reaches the state of each step, too.
 
         Returns
         -------
@@ -319,6 +395,8 @@ cdef class Tape:
             None for token input, or without `need_dx`.
         dstate : ndarray of shape (L*D, B, H), or for LSTM a pair of them
             Gradient with respect to the initial state (also if it was None: zeros).
+        steps : StepGradients
+            Only with `per_step`: ``steps.dh`` of shape (L*D, T, B, H), and for LSTM ``steps.dc``.
 
         Raises
         ------
@@ -346,10 +424,9 @@ cdef class Tape:
         state_shape = (e.L * e.D, self.B, e.hidden_size)
         dh0 = np.empty(state_shape, e.dtype)
         dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
-        memset(&seq, 0, sizeof(seq))
-        seq.T, seq.B, seq.threads = self.T, self.B, fr_get_num_threads()
-        if self.lengths is not None:
-            seq.lengths = <const int64_t *> _data(self.lengths)
+        step_dh = self._per_step() if per_step else None
+        step_dc = self._per_step() if per_step and e.has_c else None
+        seq = _sequence(self.T, self.B, self.lengths, self.reset)
         cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)
         for layer in range(e.L - 1, -1, -1):
             x, y = self.arrays[layer], self.arrays[layer + 1]
@@ -392,9 +469,16 @@ cdef class Tape:
                         a.c0 = <char *> _data(self.c0) + index * state_bytes
                     if dcT is not None:
                         a.dcT = <char *> _data(dcT) + index * state_bytes
+                if per_step:
+                    a.step_dh = self._at_step(step_dh, index)
+                    if e.has_c:
+                        a.step_dc = self._at_step(step_dc, index)
                 with nogil:
                     status = fr_backward(&cell.layer, &seq, &a)
                 if status != FR_OK:
                     raise ValueError(f"backward: {fr_status_text(status).decode()}")
             dy = dx
-        return dx, ((dh0, dc0) if e.has_c else dh0)
+        dinitial = (dh0, dc0) if e.has_c else dh0
+        if per_step:
+            return dx, dinitial, StepGradients(step_dh, step_dc)
+        return dx, dinitial

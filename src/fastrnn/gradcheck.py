@@ -52,6 +52,7 @@ def gradcheck(
     x,
     state=None,
     lengths=None,
+    reset=None,
     *,
     eps=1e-4,
     tol=1e-7,
@@ -74,6 +75,7 @@ def gradcheck(
     state : optional
         Initial state. None: zeros in the shape of the final state, which recurrent layers share.
     lengths : (B,) integers, optional
+    reset : (T, B) booleans, optional
     eps : float, default 1e-4
         Step of the difference. Rounding costs about 1e-16/eps, the curvature eps^4. With a kink
         (relu), inputs nearer to it than 2 eps spoil the comparison.
@@ -114,19 +116,23 @@ def gradcheck(
     if x.dtype.kind not in "iu" and x.dtype != np.float64:
         raise TypeError(f"x: expected float64 or integers, got {x.dtype}")
     rng = np.random.default_rng(seed)
+
+    def forward(state):
+        return model.forward(x, state, lengths, **({} if reset is None else {"reset": reset}))
+
     if state is None:
-        state = _map(np.zeros_like, model.forward(x, None, lengths)[1])
+        state = _map(np.zeros_like, forward(None)[1])
     state = _map(_copy, state)
 
     def outputs():
-        y, final, _ = model.forward(x, state, lengths)
+        y, final, _ = forward(state)
         return [_copy(y), *_leaves(_map(_copy, final)).values()]
 
     base = outputs()
     if not all(map(np.array_equal, base, outputs())):
         raise ValueError("forward: two calls differ; gradcheck needs dropout 0")
     weights = [rng.standard_normal(array.shape) for array in base]
-    analytic = _analytic(model, x, state, lengths, weights)
+    analytic = _analytic(model, forward(state), weights)
     if "dx" in analytic and x.dtype != np.float64:
         raise ValueError("dx: expected None for integer x, got an array")
 
@@ -148,9 +154,9 @@ def gradcheck(
     return result
 
 
-def _analytic(model, x, state, lengths, weights) -> dict:
-    """Gradients by name from the tape, asked twice; the model's own are put back."""
-    _, final, tape = model.forward(x, state, lengths)
+def _analytic(model, forward, weights) -> dict:
+    """Gradients by name from a forward's tape, asked twice; the model's own are put back."""
+    _, final, tape = forward
     remaining = iter(weights[1:])
     dfinal = _map(lambda _: next(remaining), final)
     before = {name: array.copy() for name, array in model.grads.items()}

@@ -41,6 +41,7 @@ __all__ = [
     "sigmoid",
     "stack_backward",
     "stack_forward",
+    "stack_trace",
 ]
 
 
@@ -284,8 +285,9 @@ def rnn_backward(cache, dy=None, dhT=None):
     -------
     dict
         ``dx`` (T, B, I), None for tokens; ``dh0`` (B, H); ``weight_ih``, ``weight_hh``,
-        ``bias_ih``, ``bias_hh`` like the parameters, None for a bias that was not given; and
-        ``dG`` (T, B, H), the gradient of the pre-activations (R4).
+        ``bias_ih``, ``bias_hh`` like the parameters, None for a bias that was not given;
+        ``dG`` (T, B, H), the gradient of the pre-activations (R4); and ``dh`` (T, B, H), the whole
+        gradient that reaches each step's state (R3), 0 in padding.
 
     Notes
     -----
@@ -300,15 +302,16 @@ def rnn_backward(cache, dy=None, dhT=None):
     """
     s = cache
     _, derivative = _NONLINEARITIES[s.nonlinearity]
-    (dG,) = _empty(s, 1)
+    dG, dh_of = _empty(s, 1, 1)
     dy, dh_next = _cotangents(s, dy, dhT=dhT)
     for t in reversed(s.order):
         dh = dy[t] + dh_next  # (R3)
+        dh_of[t] = np.where(s.live[t], dh, 0)
         da = dh * derivative(s.h[t])  # (R4): forward was h = φ(a)
         dG[t] = np.where(s.live[t], da, 0)  # (M6)
         dh_next = _carry(s, t, dG[t] @ s.R, dh_next)  # (R5)
     dR = _rows(dG).T @ _rows(s.h_prev)  # (R7) (W2)
-    return {**_gradients(s, dG, dG, dR, dh0=dh_next), "dG": dG}  # (R6) (R7)
+    return {**_gradients(s, dG, dG, dR, dh0=dh_next), "dG": dG, "dh": dh_of}  # (R6) (R7)
 
 
 # --- LSTM ---------------------------------------------------------------------------------------
@@ -398,7 +401,8 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
     Returns
     -------
     dict
-        As `rnn_backward`, with ``dc0`` (B, H) as well; ``dG`` is (T, B, 4H), the slots of (L10).
+        As `rnn_backward`, with ``dc0`` (B, H) and ``dc`` (T, B, H) (L6) as well; ``dG`` is
+        (T, B, 4H), the slots of (L10).
 
     Notes
     -----
@@ -412,7 +416,7 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
     array([[0.25]])
     """
     s = cache
-    (dG,) = _empty(s, 4)
+    dG, dh_of, dc_of = _empty(s, 4, 1, 1)
     dy, dh_next, dc_next = _cotangents(s, dy, dhT=dhT, dcT=dcT)
     for t in reversed(s.order):
         i, f, g, o = np.split(s.gates[t], 4, axis=1)
@@ -420,6 +424,7 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
         dh = dy[t] + dh_next  # (L4)
         do = dh * tanh_c  # (L5): forward was h = o*tanh(c)
         dc = dc_next + dh * o * (1 - tanh_c**2)  # (L6)
+        dh_of[t], dc_of[t] = np.where(s.live[t], dh, 0), np.where(s.live[t], dc, 0)
         di, df, dg = dc * g, dc * s.c_prev[t], dc * i  # (L7): forward was c = f*c_prev + i*g
         da_i, da_f = di * i * (1 - i), df * f * (1 - f)  # (L9)
         da_g, da_o = dg * (1 - g * g), do * o * (1 - o)
@@ -427,7 +432,8 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
         dh_next = _carry(s, t, dG[t] @ s.R, dh_next)  # (L11)
         dc_next = _carry(s, t, dc * f, dc_next)  # (L8)
     dR = _rows(dG).T @ _rows(s.h_prev)  # (L12) (W2)
-    return {**_gradients(s, dG, dG, dR, dh0=dh_next, dc0=dc_next), "dG": dG}  # (L11) (L12)
+    gradients = _gradients(s, dG, dG, dR, dh0=dh_next, dc0=dc_next)  # (L11) (L12)
+    return {**gradients, "dG": dG, "dh": dh_of, "dc": dc_of}
 
 
 # --- GRU ----------------------------------------------------------------------------------------
@@ -545,12 +551,13 @@ def gru_backward(cache, dy=None, dhT=None):
     s = cache
     H = s.shape[2]
     R_r, R_z, R_n = np.split(s.R, 3)
-    (dG,) = _empty(s, 4 if s.reset_after else 3)
+    dG, dh_of = _empty(s, 4 if s.reset_after else 3, 1)
     dy, dh_next = _cotangents(s, dy, dhT=dhT)
     for t in reversed(s.order):
         h_prev = s.h_prev[t]
         r, z, n, fourth = np.split(s.gates[t], 4, axis=1)
         dh = dy[t] + dh_next  # (G6)
+        dh_of[t] = np.where(s.live[t], dh, 0)
         dz, dn = dh * (h_prev - n), dh * (1 - z)  # (G7): forward was h = z*h_prev + (1-z)*n
         da_n = dn * (1 - n * n)  # (G8)
         da_z = dz * z * (1 - z)  # (G10)
@@ -577,7 +584,7 @@ def gru_backward(cache, dy=None, dhT=None):
         dR_rz = _rows(dG[..., : 2 * H]).T @ _rows(s.h_prev)  # (GB10)
         dR = np.concatenate([dR_rz, _rows(dG[..., 2 * H :]).T @ _rows(p)])
     # (G14) to (G16), (GB8) to (GB10)
-    return {**_gradients(s, dG_x, dG_h, dR, dh0=dh_next), "dG": dG}
+    return {**_gradients(s, dG_x, dG_h, dR, dh0=dh_next), "dG": dG, "dh": dh_of}
 
 
 # --- several layers, both directions ------------------------------------------------------------
@@ -606,6 +613,7 @@ def stack_forward(
     bidirectional=False,
     batch_first=False,
     lengths=None,
+    reset=None,
     nonlinearity="tanh",
     reset_after=True,
 ):
@@ -627,6 +635,8 @@ def stack_forward(
     batch_first : bool
         Concerns `x` and `y`, never the state.
     lengths : integers (B,) in 0..T, optional
+    reset : bool (T, B), optional
+        Or (B, T) if `batch_first`; the same for every layer and direction.
     nonlinearity : {"tanh", "relu", "sigmoid"}
         Read by "rnn" only.
     reset_after : bool
@@ -668,6 +678,8 @@ def stack_forward(
     D = 2 if bidirectional else 1
     x = np.asarray(x)
     X = x.swapaxes(0, 1) if batch_first else x
+    if reset is not None and batch_first:
+        reset = np.swapaxes(reset, 0, 1)
     weight_hh = np.asarray(params["weight_hh_l0"])
     shape = (num_layers * D, X.shape[1], weight_hh.shape[1])
     parts = _unpack(kind, "state", state, shape, weight_hh.dtype)
@@ -683,7 +695,13 @@ def stack_forward(
             weights = {name: params.get(key) for name, key in names.items()}
             start = [part[layer * D + d] for part in parts]  # (S2)
             y, final, cache = forward(
-                X, *start, **weights, lengths=lengths, reverse=d == 1, **option[kind]
+                X,
+                *start,
+                **weights,
+                lengths=lengths,
+                reset=reset,
+                reverse=d == 1,
+                **option[kind],
             )
             outputs.append(y)
             cells.append(cache)
@@ -697,7 +715,43 @@ def stack_forward(
     return y, _pack(kind, finals), caches
 
 
-def stack_backward(caches, dy=None, dstate=None):
+def stack_trace(caches):
+    """States and gates of every step of `stack_forward`, 0 in padding.
+
+    Parameters
+    ----------
+    caches : SimpleNamespace
+        From `stack_forward`; only read.
+
+    Returns
+    -------
+    SimpleNamespace
+        ``h`` and, None but for "lstm", ``c`` (L*D, T, B, H); ``gates``, a dict of such arrays under
+        the names of the gates.
+
+    Examples
+    --------
+    >>> params = {"weight_ih_l0": np.ones((4, 2)), "weight_hh_l0": np.ones((4, 1))}
+    >>> y, state, caches = stack_forward("lstm", params, np.zeros((5, 3, 2)))
+    >>> stack_trace(caches).gates["f"][0, 0, 0]  # sigmoid(0)
+    array([0.5])
+    """
+    cells, names = caches.cells, {"rnn": "", "lstm": "ifgo", "gru": "rzn"}[caches.kind]
+    H = cells[0].shape[2]
+    gates = {
+        name: np.stack([np.where(s.live, s.gates[..., k * H : (k + 1) * H], 0) for s in cells])
+        for k, name in enumerate(names)
+    }
+    h, c = (
+        np.stack([np.where(s.live, getattr(s, v), 0) for s in cells])
+        if hasattr(cells[0], v)
+        else None
+        for v in "hc"
+    )
+    return SimpleNamespace(h=h, c=c, gates=gates)
+
+
+def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
     """Gradients of `stack_forward`.
 
     Parameters
@@ -708,6 +762,8 @@ def stack_backward(caches, dy=None, dstate=None):
         None is zero.
     dstate : like the state, optional
         None is zero; for "lstm" either of the pair may be None too.
+    per_step : bool
+        Also return what the cells call ``dh`` and ``dc``.
 
     Returns
     -------
@@ -716,6 +772,8 @@ def stack_backward(caches, dy=None, dstate=None):
     dstate : like the state
     grads : dict
         Gradients under torch's names, of the parameters that forward was given.
+    steps : SimpleNamespace
+        Only with `per_step`: ``dh`` and, None but for "lstm", ``dc`` (L*D, T, B, H).
 
     Notes
     -----
@@ -738,7 +796,7 @@ def stack_backward(caches, dy=None, dstate=None):
         dy = np.swapaxes(dy, 0, 1)
     dX = _array("dy", dy, (T, B, D * H), dtype)
 
-    grads, starts = {}, [None] * len(cells)
+    grads, starts, steps = {}, [None] * len(cells), [None] * len(cells)
     for layer in reversed(range(caches.num_layers)):
         dinputs = []
         for d in range(D):
@@ -746,6 +804,7 @@ def stack_backward(caches, dy=None, dstate=None):
             dh = dX[..., d * H : (d + 1) * H]  # (S3)
             cell = backward(cells[k], dh, *[part[k] for part in dparts])
             starts[k] = [cell[name] for name in ("dh0", "dc0") if name in cell]
+            steps[k] = cell["dh"], cell.get("dc")
             dinputs.append(cell["dx"])
             for name, key in _names(layer, d).items():
                 if cell[name] is not None:
@@ -753,6 +812,9 @@ def stack_backward(caches, dy=None, dstate=None):
         dX = None if dinputs[0] is None else sum(dinputs)  # (S4)
 
     dx = dX.swapaxes(0, 1) if caches.batch_first and dX is not None else dX
+    if per_step:
+        dh, dc = (None if part[0] is None else np.stack(part) for part in zip(*steps, strict=True))
+        return dx, _pack(kind, starts), grads, SimpleNamespace(dh=dh, dc=dc)
     return dx, _pack(kind, starts), grads
 
 

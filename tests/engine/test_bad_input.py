@@ -242,6 +242,28 @@ def test_bad_lengths_are_refused(kind, training):
         (layer.forward if training else layer)(x, lengths=lengths)
 
 
+BAD_RESETS = {
+    "transposed": (
+        np.zeros((3, 7), bool),
+        r"reset: expected shape \(7, 3\) booleans, got \(3, 7\)",
+    ),
+    "one_axis": ([True, False, True], r"reset: expected shape \(7, 3\) booleans, got \(3,\)"),
+    "integers": (np.zeros((7, 3), int), "reset: expected shape .* booleans, got an array of int64"),
+    "floats": (np.zeros((7, 3)), "reset: expected shape .* booleans, got an array of float64"),
+    "text": ("reset", "reset: expected shape .* booleans, got an array of str"),
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["call", "forward"])
+@pytest.mark.parametrize("kind", BAD_RESETS)
+def test_bad_reset_flags_are_refused(kind, training):
+    layer = build("lstm", **STACK)
+    x, *_ = inputs(layer)
+    reset, message = BAD_RESETS[kind]
+    with refused(layer, f"^{message}", x):
+        (layer.forward if training else layer)(x, reset=reset)
+
+
 # ---- constructors --------------------------------------------------------------------------------
 
 BAD_OPTIONS = {

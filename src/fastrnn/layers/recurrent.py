@@ -89,7 +89,7 @@ class Recurrent(Module):
         names = "input_size hidden_size num_layers bias batch_first dropout bidirectional".split()
         return {**{name: getattr(self, name) for name in names}, "dtype": self.dtype.name}
 
-    def __call__(self, x, state=None, lengths=None):
+    def __call__(self, x, state=None, lengths=None, reset=None):
         """Run over whole sequences; nothing is kept for a backward pass.
 
         Parameters
@@ -102,6 +102,10 @@ class Recurrent(Module):
         lengths : array-like of shape (B,), optional
             Steps of each row, 0 to T, in any order. Outputs past a row's end are 0, final states
             are each row's own last, and the reverse direction starts at each row's own end.
+        reset : bool array of shape (T, B), or with batch_first (B, T), optional
+            True where a row starts afresh: its state, h and c, is zeroed before that step, in every
+            layer, and no gradient crosses. In the reverse direction, before that step of the walk
+            from the end. Past a row's end it is not read.
 
         Returns
         -------
@@ -115,13 +119,21 @@ class Recurrent(Module):
         ValueError, TypeError
             Naming the argument, what was expected and what came.
         """
-        return self._engine.run(self, x, state, lengths, False)
+        return self._engine.run(self, x, state, lengths, reset, False)
 
-    def forward(self, x, state=None, lengths=None):
-        """Run like ``layer(x, state, lengths)`` and keep what the backward pass needs.
+    def forward(self, x, state=None, lengths=None, reset=None, *, trace=False):
+        """Run like ``layer(x, state, lengths, reset)`` and keep what the backward pass needs.
 
         The tape refers to `x` and `y`: y is returned read-only, and x must not change before
         ``tape.backward``.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As in a call.
+        trace : bool, default False
+            Copy the states and gates of every step to ``tape.trace``, a `fastrnn.inside.Trace`.
+            Without it the tape has no such attribute.
 
         Returns
         -------
@@ -130,7 +142,7 @@ class Recurrent(Module):
         tape : Tape
             ``dx, dstate = tape.backward(dy, dstate=None)`` adds into `grads`.
         """
-        return self._engine.run(self, x, state, lengths, True)
+        return self._engine.run(self, x, state, lengths, reset, True, bool(trace))
 
     def stream(self, batch=1) -> Stream:
         """Return a `Stream`: this layer one step at a time, with nothing allocated in a step."""

@@ -29,8 +29,8 @@ class Sequential(Module):
 
     Notes
     -----
-    The state is a tuple with one entry for each layer, None for those that keep none. `lengths`
-    goes to every layer whose ``forward`` has such an argument.
+    The state is a tuple with one entry for each layer, None for those that keep none. `lengths` and
+    `reset` go to every layer whose ``forward`` has such an argument.
 
     Examples
     --------
@@ -58,8 +58,9 @@ class Sequential(Module):
                 + " and ".join(f"{name} (layer {i})" for name, i in sorted(dtypes.items()))
             )
         self.layers = tuple(layers)
-        self._takes_lengths = tuple(
-            "lengths" in inspect.signature(layer.forward).parameters for layer in layers
+        self._takes = tuple(
+            {"lengths", "reset"} & inspect.signature(layer.forward).parameters.keys()
+            for layer in layers
         )
         self._allocate(self._shapes(), next(iter(dtypes), "float32"))
         self._bind_layers()
@@ -114,7 +115,7 @@ class Sequential(Module):
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
 
-    def __call__(self, x, state=None, lengths=None):
+    def __call__(self, x, state=None, lengths=None, reset=None):
         """Run all layers without keeping anything.
 
         Parameters
@@ -124,6 +125,8 @@ class Sequential(Module):
         state : tuple, one entry for each layer, or None
         lengths : (B,) integers, optional
             Length of each sequence, for the recurrent layers.
+        reset : (T, B) booleans, optional
+            Where a row starts afresh, for the recurrent layers; (B, T) if they are batch first.
 
         Returns
         -------
@@ -139,25 +142,30 @@ class Sequential(Module):
             layer raises.
         """
         final = []
-        for layer, initial, keywords in self._steps(state, lengths):
+        for layer, initial, keywords in self._steps(state, lengths, reset):
             x, last = layer(x, initial, **keywords)
             final.append(last)
         return x, tuple(final)
 
-    def forward(self, x, state=None, lengths=None):
+    def forward(self, x, state=None, lengths=None, reset=None):
         """Run all layers and also return a tape."""
         final, tapes = [], []
-        for layer, initial, keywords in self._steps(state, lengths):
+        for layer, initial, keywords in self._steps(state, lengths, reset):
             x, last, tape = layer.forward(x, initial, **keywords)
             final.append(last)
             tapes.append(tape)
         return x, tuple(final), SequentialTape(tapes)
 
-    def _steps(self, state, lengths):
+    def _steps(self, state, lengths, reset):
         states = per_layer(state, len(self.layers), "state")
-        given = {} if lengths is None else {"lengths": lengths}
-        for layer, initial, takes in zip(self.layers, states, self._takes_lengths, strict=True):
-            yield layer, initial, given if takes else {}
+        given = {"lengths": lengths, "reset": reset}
+        given = {name: value for name, value in given.items() if value is not None}
+        for layer, initial, takes in zip(self.layers, states, self._takes, strict=True):
+            yield (
+                layer,
+                initial,
+                {name: given[name] for name in takes & given.keys()} if given else {},
+            )
 
 
 class SequentialTape:
