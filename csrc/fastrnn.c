@@ -289,7 +289,8 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     if (!multiply(&chunk_rows, (size_t)call->plan.chunk, B))
         return 0;
 
-    call->barriers = (fr_barrier *)place(&a, threads + 1, sizeof(fr_barrier), 1, 1);
+    call->everybody = (fr_place *)place(&a, 2 * threads, sizeof(fr_place), 1, 1);
+    call->sharers = call->everybody + (base ? threads : 0);
     if (seq->lengths) {
         call->rows.order = (int64_t *)place(&a, B, 8, 1, 1);
         call->rows.len = (int64_t *)place(&a, B, 8, 1, 1);
@@ -413,7 +414,7 @@ static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, 
     char *base = scratch;
     if (!lay_out(call, seq, backward, training, by_token, base))
         return FR_EDIM;
-    memset(call->barriers, 0, sizeof(fr_barrier) * (size_t)(call->plan.threads + 1));
+    memset(call->everybody, 0, sizeof(fr_place) * 2 * (size_t)call->plan.threads);
     memset(call->zeros, 0,
            (size_t)(fr_cells[layer->cell].dslots > fr_cells[layer->cell].gates
                         ? fr_cells[layer->cell].dslots

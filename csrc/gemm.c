@@ -134,17 +134,17 @@ static size_t align_up(size_t n)
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-/* Byte offsets in scratch: barrier, panels, then a block for each thread. */
+/* Byte offsets in scratch: places to meet, panels, then a block for each thread. */
 static size_t layout(const fr_gemm_args *g, int threads, fr_gemm_call *call)
 {
     const size_t real = g->dtype == FR_F64 ? 8 : 4;
     const int nr = fr_current_kernels()->typed[g->dtype].nr;
     const size_t panels = align_up((size_t)((g->N + nr - 1) / nr * nr) * (size_t)g->K * real);
     const size_t work = align_up(FR_MC * (FR_KC + 16) * real);
-    size_t at = align_up(sizeof(fr_barrier));
+    size_t at = sizeof(fr_place) * (size_t)threads;
     if (call) {
         char *base = g->scratch;
-        call->barrier = (fr_barrier *)base;
+        call->places = (fr_place *)base;
         call->panels = base + at;
         call->work = base + at + panels;
         call->work_stride = work;
@@ -194,6 +194,6 @@ fr_status fr_gemm(const fr_gemm_args *args)
     if (multiplies < MULTIPLIES_WORTH_A_THREAD * call.threads || args->M < call.threads)
         call.threads = 1;
     layout(args, call.threads, &call);
-    memset(call.barrier, 0, sizeof *call.barrier);
+    memset(call.places, 0, sizeof(fr_place) * (size_t)call.threads);
     return fr_team_run(call.threads, fr_current_kernels()->typed[args->dtype].gemm, &call);
 }

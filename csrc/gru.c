@@ -16,10 +16,10 @@
 #define CELL_DH_GATES 3
 
 FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q0,
-                                      int h, ptrdiff_t p, int phase)
+                                      int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
+    const int vectors = NAME(tile_vectors)(H, p, w), keep = call->reserve != NULL;
     const real *bias = (const real *)(call->packed + call->at.bias);
     const real *bias_row[FR_MR];
     _Alignas(64) real pre[3][FR_MR * NR];
@@ -30,7 +30,7 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
     /* (G1, G2) start from x W^T + b_i + b_h, which is in xw; (G3) from b_hn alone. */
     const real *const *const xw = a->xw + q0, *const *const init[3] = {xw, xw, bias_row};
     const ptrdiff_t at_gate[3] = {p * NR, Hp + p * NR, 3 * Hp + p * NR};
-    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q0, h, p, 3);
+    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q0, h, p, w, 3);
 
     for (int m = 0; m < h; m++) {
         const real *x_n = xw[m] + 2 * Hp;
@@ -65,14 +65,14 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
 }
 
 FR_INLINE void NAME(gru_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
-                                       ptrdiff_t q0, int h, ptrdiff_t p, int phase)
+                                       ptrdiff_t q0, int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    NAME(dh_tile)(call, dh_tile, a, q0, h, p, 3); /* (G14): dh z of step t+1, and [dr|dz|dq] R */
+    NAME(dh_tile)(call, dh_tile, a, q0, h, p, w, 3); /* (G14): dh z of step t+1, and [dr|dz|dq] R */
 
     for (int m = 0; m < h; m++) {
         const real *gates = a->gates[q0 + m], *dy = a->dy[q0 + m];

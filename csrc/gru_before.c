@@ -16,17 +16,17 @@
 #define CELL_DH_GATES 2 /* n reaches h through r * h, which phase 1 takes care of */
 
 FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row_arrays) * a,
-                                             ptrdiff_t q, int h, ptrdiff_t p, int phase)
+                                             ptrdiff_t q, int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     const real *rh[FR_MR];
     _Alignas(64) real pre[2][FR_MR * NR];
 
     if (phase == 0) {
         const real *const *const xw = a->xw + q, *const *const init[2] = {xw, xw};
         const ptrdiff_t at_gate[2] = {p * NR, Hp + p * NR};
-        NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, 2); /* (GB1) */
+        NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, w, 2); /* (GB1) */
         for (int m = 0; m < h; m++)
             for (int v = 0; v < vectors; v++) {
                 const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;
@@ -40,7 +40,7 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
     }
     for (int m = 0; m < h; m++)
         rh[m] = a->gates[q + m] + 3 * Hp;
-    NAME(recurrent_tile)(call, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, 2); /* (GB3) */
+    NAME(recurrent_tile)(call, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, w, 2); /* (GB3) */
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
@@ -52,15 +52,15 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
 }
 
 FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
-                                              ptrdiff_t q, int h, ptrdiff_t p, int phase)
+                                              ptrdiff_t q, int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     const real *zeros[FR_MR], *dg[FR_MR];
     _Alignas(64) real tile[FR_MR * NR];
 
     if (phase == 0) {
-        NAME(dh_tile)(call, tile, a, q, h, p, 2); /* (GB7), but for dp * r */
+        NAME(dh_tile)(call, tile, a, q, h, p, w, 2); /* (GB7), but for dp * r */
         for (int m = 0; m < h; m++)
             for (int v = 0; v < vectors; v++) {
                 const ptrdiff_t u = p * NR + v * VL;
@@ -82,8 +82,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
         dg[m] = a->dg[q + m];
     }
     /* forward was n = tanh(... + (r * h_prev) R_n^T): d(r * h_prev) = dn R_n (GB5, GB6) */
-    const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * 3 + 2) * H * NR;
-    NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](tile, NR, zeros, 0, dg, 2 * Hp, H, Rb);
+    NAME(transposed_tile)(call, tile, zeros, 0, dg, 2 * Hp, h, p, w, 2);
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;

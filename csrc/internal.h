@@ -98,12 +98,14 @@ typedef struct fr_packed_header { /* the first 64 bytes */
 
 /* ---- threads ------------------------------------------------------------------------------ */
 
-typedef struct fr_barrier { /* zeroed before use; n threads meet */
-    _Alignas(64) _Atomic int arrived;
-    _Alignas(64) _Atomic int phase;
-} fr_barrier;
+/* Where n threads meet: a place for each, zeroed before use. A thread writes its own and reads all
+ * the others', so a meeting takes one journey of a cache line between cores, not the three of a
+ * common counter. */
+typedef struct fr_place {
+    _Alignas(64) _Atomic int times; /* how often its thread has come */
+} fr_place;
 
-void fr_barrier_wait(fr_barrier *barrier, int n);
+void fr_meet(fr_place *places, int n, int me);
 
 typedef void fr_job(void *arg, int tid);
 fr_status fr_team_run(int threads, fr_job *job, void *arg); /* job(arg, 0 .. threads-1) */
@@ -137,8 +139,9 @@ typedef struct fr_call {
     fr_layer layer;
     fr_plan plan;
     fr_rows rows;
-    int64_t Hp;           /* H rounded up to whole panels */
-    fr_barrier *barriers; /* [0] everybody, [1 + part of the batch] those that share it */
+    int64_t Hp;          /* H rounded up to whole panels */
+    fr_place *everybody; /* [threads] */
+    fr_place *sharers;   /* [rows of the plan][units]: those that share a part of the batch */
     const char *packed;
     fr_packed_layout at;
     int blas; /* batched products by the foreign provider */
@@ -208,7 +211,7 @@ typedef struct fr_gemm_call {
     char *zeros;
     char *work; /* per thread: transposed block of A */
     size_t work_stride;
-    fr_barrier *barrier;
+    fr_place *places; /* [threads] */
 } fr_gemm_call;
 
 extern const fr_kernels fr_kernels_portable;

@@ -16,17 +16,17 @@
 #define CELL_WHOLE_DC NAME(lstm_whole_dc)
 
 FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
-                                       int h, ptrdiff_t p, int phase)
+                                       int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p), keep = call->reserve != NULL;
+    const int vectors = NAME(tile_vectors)(H, p, w), keep = call->reserve != NULL;
     /* x W^T + b, gate by gate, is where the product starts from. */
     _Alignas(64) real pre[4][FR_MR * NR];
     (void)phase;
 
     const real *const *const xw = a->xw + q, *const *const init[4] = {xw, xw, xw, xw};
     const ptrdiff_t at_gate[4] = {p * NR, Hp + p * NR, 2 * Hp + p * NR, 3 * Hp + p * NR};
-    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, 4); /* (L1) */
+    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, w, 4); /* (L1) */
 
     for (int m = 0; m < h; m++) {
         const real *cprev = a->cprev[q + m];
@@ -57,14 +57,14 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 }
 
 FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
-                                        ptrdiff_t q, int h, ptrdiff_t p, int phase)
+                                        ptrdiff_t q, int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    NAME(dh_tile)(call, dh_tile, a, q, h, p, 4); /* (L11): dG_{t+1} R */
+    NAME(dh_tile)(call, dh_tile, a, q, h, p, w, 4); /* (L11): dG_{t+1} R */
 
     for (int m = 0; m < h; m++) {
         const real *gates = a->gates[q + m], *dy = a->dy[q + m];

@@ -13,15 +13,15 @@
 #define CELL_DH_GATES 1
 
 FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
-                                      int h, ptrdiff_t p, int phase)
+                                      int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     const fr_cell cell = call->layer.cell;
     _Alignas(64) real pre[FR_MR * NR];
     (void)phase;
 
-    NAME(recurrent_tile)(call, pre, a->xw + q, p * NR, a->hprev + q, h, p, 0);
+    NAME(recurrent_tile)(call, pre, a->xw + q, p * NR, a->hprev + q, h, p, w, 0);
 
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
@@ -35,15 +35,15 @@ FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays
 }
 
 FR_INLINE void NAME(rnn_backward_tile)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
-                                       int h, ptrdiff_t p, int phase)
+                                       int h, ptrdiff_t p, int w, int phase)
 {
     const ptrdiff_t H = call->layer.hidden_size;
-    const int vectors = NAME(panel_vectors)(H, p);
+    const int vectors = NAME(tile_vectors)(H, p, w);
     const fr_cell cell = call->layer.cell;
     _Alignas(64) real dh_tile[FR_MR * NR];
     (void)phase;
 
-    NAME(dh_tile)(call, dh_tile, a, q, h, p, 1); /* (R5): dG_{t+1} R */
+    NAME(dh_tile)(call, dh_tile, a, q, h, p, w, 1); /* (R5): dG_{t+1} R */
 
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {

@@ -60,9 +60,11 @@ typedef pthread_cond_t wake_t;
 
 /* ---- waiting ------------------------------------------------------------------------------ */
 
-static void spin_until(_Atomic int *value, int wanted)
+/* Until *value is no longer behind `wanted`; both count round and round. */
+static void spin_until(_Atomic int *value, unsigned wanted)
 {
-    for (int spins = 0; atomic_load_explicit(value, memory_order_acquire) != wanted; spins++) {
+    for (int spins = 0;
+         (int)((unsigned)atomic_load_explicit(value, memory_order_acquire) - wanted) < 0; spins++) {
         if (spins < SPINS_BEFORE_YIELDING)
             RELAX();
         else
@@ -70,15 +72,13 @@ static void spin_until(_Atomic int *value, int wanted)
     }
 }
 
-void fr_barrier_wait(fr_barrier *barrier, int n)
+void fr_meet(fr_place *places, int n, int me)
 {
-    const int phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == n - 1) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
-        return;
-    }
-    spin_until(&barrier->phase, phase + 1);
+    const unsigned times =
+        (unsigned)atomic_load_explicit(&places[me].times, memory_order_relaxed) + 1;
+    atomic_store_explicit(&places[me].times, (int)times, memory_order_release);
+    for (int i = 0; i < n; i++)
+        spin_until(&places[i].times, times);
 }
 
 /* ---- the team ----------------------------------------------------------------------------- */
@@ -208,7 +208,8 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg)
     }
     run_flushed(job, arg, 0);
     for (int i = 1; i < threads; i++)
-        spin_until(&workers[i].done, atomic_load_explicit(&workers[i].go, memory_order_relaxed));
+        spin_until(&workers[i].done,
+                   (unsigned)atomic_load_explicit(&workers[i].go, memory_order_relaxed));
     lock_drop(&team);
     return FR_OK;
 }

@@ -23,7 +23,7 @@ static void NAME(gemm)(void *arg, int tid)
             NAME(pack_rows)(panels + p * K * NR, B + p * NR, g->ldb, K, width);
     }
     if (call->threads > 1)
-        fr_barrier_wait(call->barrier, call->threads);
+        fr_meet(call->places, call->threads, tid);
 
     for (int m = 0; m < FR_MR; m++)
         init[m] = out + m * NR;
@@ -34,7 +34,7 @@ static void NAME(gemm)(void *arg, int tid)
             const int add = g->accumulate || k0 > 0;
             if (g->transpose_a)
                 NAME(transpose)
-                (transposed, FR_KC + 16, A + k0 * g->lda + r0, g->lda, K_block, M_block);
+            (transposed, FR_KC + 16, A + k0 * g->lda + r0, g->lda, K_block, M_block);
             for (ptrdiff_t m = 0; m < M_block; m++)
                 a[m] = g->transpose_a ? transposed + m * (FR_KC + 16) : A + (r0 + m) * g->lda + k0;
             for (ptrdiff_t p = 0; p < P; p++) {

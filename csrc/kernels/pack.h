@@ -44,13 +44,13 @@ static void NAME(pack)(const fr_layer *layer, int use, char *packed, const fr_pa
         for (ptrdiff_t p = 0; p < P; p++)
             for (ptrdiff_t g = 0; g < G; g++)
                 NAME(pack_transposed)
-                (R + (p * G + g) * H * NR, w_hh + (g * H + p * NR) * H, H, H, H - p * NR);
+        (R + (p * G + g) * H * NR, w_hh + (g * H + p * NR) * H, H, H, H - p * NR);
         if (use & FR_USE_DENSE) {
             real *W = (real *)(packed + at->W);
             for (ptrdiff_t p = 0; p < P; p++)
                 for (ptrdiff_t g = 0; g < G; g++)
                     NAME(pack_transposed)
-                    (W + (p * G + g) * I * NR, w_ih + (g * H + p * NR) * I, I, I, H - p * NR);
+            (W + (p * G + g) * I * NR, w_ih + (g * H + p * NR) * I, I, I, H - p * NR);
         }
         if (use & FR_USE_TOKENS) {
             real *table = (real *)(packed + at->table);
@@ -66,11 +66,11 @@ static void NAME(pack)(const fr_layer *layer, int use, char *packed, const fr_pa
     if (use & FR_USE_BACKWARD)
         for (ptrdiff_t p = 0; p < P; p++)
             NAME(pack_rows)
-            ((real *)(packed + at->Rb) + p * G * H * NR, w_hh + p * NR, H, G * H, H - p * NR);
+    ((real *)(packed + at->Rb) + p * G * H * NR, w_hh + p * NR, H, G * H, H - p * NR);
     if (use & FR_USE_DX)
         for (ptrdiff_t p = 0; p * NR < I; p++)
             NAME(pack_rows)
-            ((real *)(packed + at->Wb) + p * G * H * NR, w_ih + p * NR, I, G * H, I - p * NR);
+    ((real *)(packed + at->Wb) + p * G * H * NR, w_ih + p * NR, I, G * H, I - p * NR);
     if (at->plain) {
         real *plain = (real *)(packed + at->plain);
         memset(plain, 0, (size_t)(G * Hp * I) * sizeof(real));

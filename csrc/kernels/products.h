@@ -19,6 +19,12 @@ FR_INLINE int NAME(panel_vectors)(ptrdiff_t columns, ptrdiff_t p)
     return NAME(panel_is_half)(columns, p) ? FR_NV_HALF : FR_NV;
 }
 
+/* Of w panels from p on: only the last of a row can be half. */
+FR_INLINE int NAME(tile_vectors)(ptrdiff_t columns, ptrdiff_t p, int w)
+{
+    return (w - 1) * FR_NV + NAME(panel_vectors)(columns, p + w - 1);
+}
+
 /* out[r][gate*Hp + unit] = bias + x[r] . W, for n rows and the panels [p0, p1) of every gate. */
 static void NAME(input_product)(const fr_call *call, real *out, const real *const *x, ptrdiff_t n,
                                 ptrdiff_t p0, ptrdiff_t p1)
@@ -82,8 +88,8 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
             h = NAME(tile_height)(n - r);
             for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
                 NAME(tile)
-                [half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
-                              Wb + (p * G + g) * H * NR);
+            [half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
+                          Wb + (p * G + g) * H * NR);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++) {
                     real *to = dx[r + m] + p * NR + v * VL;
@@ -215,11 +221,11 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 }
                 if (rg >= 0)
                     NAME(outer_product)
-                    (dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
-                     cell->r_from_rh[slot] ? rh_panels : h_panels, H);
+                (dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
+                 cell->r_from_rh[slot] ? rh_panels : h_panels, H);
                 if (x && wg >= 0)
                     NAME(outer_product)
-                    (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I);
+                (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I);
             }
     }
 }

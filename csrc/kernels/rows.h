@@ -184,12 +184,12 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, c
 
 /* What a tile's gate maths will touch lies a page apart, row by row and gate by gate, which the
  * processor does not foresee. Asked for before the tile's product, it is there after it: worth 10%
- * of a training step of an LSTM with H = 128. */
+ * of a training step of an LSTM with H = 128. A single row is one stream, which it does foresee. */
 FR_INLINE void NAME(fetch_forward)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                    ptrdiff_t h, ptrdiff_t p)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    if (!call->reserve)
+    if (!call->reserve || h == 1)
         return;
     for (ptrdiff_t m = q; m < q + h; m++) {
         FR_PREFETCH(a->h[m] + p * NR);
@@ -202,6 +202,8 @@ FR_INLINE void NAME(fetch_backward)(const fr_call *call, const NAME(row_arrays) 
                                     ptrdiff_t h, ptrdiff_t p)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    if (h == 1)
+        return;
     for (ptrdiff_t m = q; m < q + h; m++) {
         if (a->dy[m])
             FR_PREFETCH(a->dy[m] + p * NR);
@@ -211,6 +213,39 @@ FR_INLINE void NAME(fetch_backward)(const fr_call *call, const NAME(row_arrays) 
         for (int slot = 0; slot < cell->dslots; slot++)
             FR_PREFETCH(a->dg[m] + slot * call->Hp + p * NR);
     }
+}
+
+/* Rows that other cores have just written: asked for all at once, not one line after the other as
+ * the product comes to them. Of many rows the product itself hides the way. */
+FR_INLINE void NAME(fetch_shared)(const real *const *rows, ptrdiff_t n, ptrdiff_t width)
+{
+    enum { MOST = 4 };
+    for (ptrdiff_t m = 0; m < n && n <= MOST; m++)
+        for (ptrdiff_t u = 0; u < width; u += 64 / (ptrdiff_t)sizeof(real))
+            FR_PREFETCH(rows[m] + u);
+}
+
+/* ---- panels, in the order a step takes them -------------------------------------------------- */
+
+/* A single row takes several panels at once, so that neither its product nor its gates are a chain of
+ * waits. */
+enum { NAME(most_panels) = 4 };
+
+FR_INLINE ptrdiff_t NAME(panel_groups)(ptrdiff_t rows, const fr_part *part)
+{
+    const ptrdiff_t most = rows == 1 ? NAME(most_panels) : 1;
+    return (part->p1 - part->p0 + most - 1) / most;
+}
+
+/* Panels in group i of a part, and the first of them. Every other step goes backwards: what the last
+ * step read last is still in the cache, and a walk that always began at the beginning would find
+ * nothing of weights that do not fit. */
+FR_INLINE ptrdiff_t NAME(panel_group)(ptrdiff_t rows, const fr_part *part, ptrdiff_t i,
+                                      int backwards, ptrdiff_t *first)
+{
+    const ptrdiff_t most = rows == 1 ? NAME(most_panels) : 1;
+    *first = part->p0 + most * (backwards ? NAME(panel_groups)(rows, part) - 1 - i : i);
+    return part->p1 - *first < most ? part->p1 - *first : most;
 }
 
 /* ---- the products of one step --------------------------------------------------------------- */
@@ -225,57 +260,83 @@ FR_INLINE int NAME(all_zero)(const fr_call *call, const real *const *rows, int h
     return 1;
 }
 
-/* pre[m][0..NR) = init[m][ioff..] + a[m] R, for gate g of panel p. */
+/* pre[m][0..w*NR) = init[m][ioff..] + a[m] R, for gate g of the w panels from p on; w > 1 only for
+ * one row. */
 FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *const *init,
-                                    ptrdiff_t ioff, const real *const *a, int h, ptrdiff_t p, int g)
+                                    ptrdiff_t ioff, const real *const *a, int h, ptrdiff_t p, int w,
+                                    int g)
 {
     const ptrdiff_t H = call->layer.hidden_size, G = fr_cells[call->layer.cell].gates;
     const real *R = (const real *)(call->packed + call->at.R) + (p * G + g) * H * NR;
     if (NAME(all_zero)(call, a, h)) {
         for (int m = 0; m < h; m++)
-            memcpy(pre + m * NR, init[m] + ioff, NR * sizeof(real));
-        return;
+            memcpy(pre + m * NR, init[m] + ioff, (size_t)(w * NR) * sizeof(real));
+    } else if (w > 1) {
+        const real *first[NAME(most_panels)];
+        for (int i = 0; i < w; i++)
+            first[i] = init[0] + ioff + i * NR;
+        NAME(row)[0][w - 2](pre, NR, first, a[0], H, R, G * H * NR);
+    } else {
+        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
     }
-    NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
 }
 
 /* The same for all gates at once: pre[g] = init[g][m][ioff[g]..] + a[m] R_g. */
 FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR],
                                      const real *const *const *init, const ptrdiff_t *ioff,
-                                     const real *const *a, int h, ptrdiff_t p, const int gates)
+                                     const real *const *a, int h, ptrdiff_t p, int w,
+                                     const int gates)
 {
     if (h == 1 && a[0] != (const real *)call->zeros) {
         const ptrdiff_t H = call->layer.hidden_size;
         const ptrdiff_t G = fr_cells[call->layer.cell].gates;
         const real *R = (const real *)(call->packed + call->at.R) + p * G * H * NR;
-        const real *first[4];
-        for (int g = 0; g < gates; g++)
-            first[g] = init[g][0] + ioff[g];
-        NAME(row)[NAME(half_panel)(H - p * NR)][gates - 2](pre[0], FR_MR * NR, first, a[0], H, R);
+        for (int i = 0; i < w; i++, R += G * H * NR) {
+            const real *first[4];
+            for (int g = 0; g < gates; g++)
+                first[g] = init[g][0] + ioff[g] + i * NR;
+            NAME(row)
+            [NAME(half_panel)(H - (p + i) * NR)][gates - 2](pre[0] + i * NR, FR_MR * NR, first,
+                                                            a[0], H, R, H * NR);
+        }
         return;
     }
     for (int g = 0; g < gates; g++)
-        NAME(recurrent_tile)(call, pre[g], init[g], ioff[g], a, h, p, g);
+        NAME(recurrent_tile)(call, pre[g], init[g], ioff[g], a, h, p, w, g);
 }
 
-/* out[m][0..NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T, panel p of h. */
+/* out[m][0..w*NR) = init[m] + rows[m] R_g^T for gate g and the w panels of h from p on. */
+FR_INLINE void NAME(transposed_tile)(const fr_call *call, real *out, const real *const *init,
+                                     ptrdiff_t ioff, const real *const *rows, ptrdiff_t roff, int h,
+                                     ptrdiff_t p, int w, int g)
+{
+    const ptrdiff_t H = call->layer.hidden_size, G = fr_cells[call->layer.cell].gates;
+    const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * G + g) * H * NR;
+    if (w > 1) {
+        const real *first[NAME(most_panels)];
+        for (int i = 0; i < w; i++)
+            first[i] = init[0] + ioff + i * NR;
+        NAME(row)[0][w - 2](out, NR, first, rows[0] + roff, H, Rb, G * H * NR);
+    } else {
+        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
+    }
+}
+
+/* out[m][0..w*NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T. */
 FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) * a,
-                             ptrdiff_t q, int h, ptrdiff_t p, int gates)
+                             ptrdiff_t q, int h, ptrdiff_t p, int w, int gates)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size, G = cell->gates;
-    const real *Rb = (const real *)(call->packed + call->at.Rb) + p * G * H * NR;
     const real *out_row[FR_MR];
     if (NAME(all_zero)(call, a->dg_next + q, h)) {
         for (int m = 0; m < h; m++)
-            memcpy(out + m * NR, a->dh_init[q + m] + p * NR, NR * sizeof(real));
+            memcpy(out + m * NR, a->dh_init[q + m] + p * NR, (size_t)(w * NR) * sizeof(real));
         return;
     }
     for (int m = 0; m < h; m++)
         out_row[m] = out + m * NR;
     for (int g = 0; g < gates; g++)
-        NAME(tile)
-        [NAME(half_panel)(H - p * NR)][h - 1](out, NR, g ? out_row : a->dh_init + q, g ? 0 : p * NR,
-                                              a->dg_next + q, cell->slot_of_gate_r[g] * call->Hp, H,
-                                              Rb + g * H * NR);
+        NAME(transposed_tile)
+    (call, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
+     cell->slot_of_gate_r[g] * call->Hp, h, p, w, g);
 }

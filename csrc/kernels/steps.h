@@ -30,7 +30,7 @@ static void NAME(look_at_step)(const fr_call *call, const fr_part *part, const N
         for (ptrdiff_t q = 0, h; q < n; q += h) {
             _Alignas(64) real tile[FR_MR * NR];
             h = NAME(tile_height)(n - q);
-            NAME(dh_tile)(call, tile, a, q, (int)h, p, gates);
+            NAME(dh_tile)(call, tile, a, q, (int)h, p, 1, gates);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
                     const vr dh = vload(tile + m * NR + v * VL);

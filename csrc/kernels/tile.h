@@ -99,17 +99,20 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
     }
 }
 
-/* One row of several gates at once: with a batch of one, a gate alone has too few accumulators and
- * too little work to be worth a call. The gates' panels follow each other, K * NR apart. */
-FR_INLINE void NAME(row_body)(const int gates, const int nv, const int ku, real *restrict out,
+/* One row of several blocks at once, `stride` apart: with a batch of one, a block alone has too few
+ * accumulators and too little work to be worth a call. Blocks are the gates of a panel, or the panels
+ * of a gate. Here the weights are read once and come from L1 or L2: the loads are the limit, so each
+ * is the operand of its multiply-add and a[k] is broadcast once for all. */
+FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int ku, real *restrict out,
                               ptrdiff_t ldo, const real *const *restrict init,
-                              const real *restrict a, ptrdiff_t K, const real *restrict b)
+                              const real *restrict a, ptrdiff_t K, const real *restrict b,
+                              ptrdiff_t stride)
 {
-    vr acc[4][4][FR_NV];
+    vr acc[2][4][FR_NV];
     ptrdiff_t k = 0;
 
     FR_UNROLL
-    for (int g = 0; g < gates; g++) {
+    for (int g = 0; g < blocks; g++) {
         FR_UNROLL
         for (int v = 0; v < nv; v++) {
             acc[0][g][v] = vload(init[g] + v * VL);
@@ -123,24 +126,24 @@ FR_INLINE void NAME(row_body)(const int gates, const int nv, const int ku, real 
         for (int u = 0; u < ku; u++) {
             const vr s = vsplat(a[k + u]);
             FR_UNROLL
-            for (int g = 0; g < gates; g++) {
+            for (int g = 0; g < blocks; g++) {
                 FR_UNROLL
                 for (int v = 0; v < nv; v++)
-                    acc[u][g][v] += s * vload(b + (g * K + k + u) * NR + v * VL);
+                    acc[u][g][v] += s * vload(b + g * stride + (k + u) * NR + v * VL);
             }
         }
     }
     for (; k < K; k++) {
         const vr s = vsplat(a[k]);
         FR_UNROLL
-        for (int g = 0; g < gates; g++) {
+        for (int g = 0; g < blocks; g++) {
             FR_UNROLL
             for (int v = 0; v < nv; v++)
-                acc[0][g][v] += s * vload(b + (g * K + k) * NR + v * VL);
+                acc[0][g][v] += s * vload(b + g * stride + k * NR + v * VL);
         }
     }
     FR_UNROLL
-    for (int g = 0; g < gates; g++) {
+    for (int g = 0; g < blocks; g++) {
         FR_UNROLL
         for (int v = 0; v < nv; v++) {
             vr sum = acc[0][g][v];
@@ -152,13 +155,18 @@ FR_INLINE void NAME(row_body)(const int gates, const int nv, const int ku, real 
     }
 }
 
-/* out[g * ldo ..], init[g]: gate g's; g < gates. */
-#define FR_ROW(gates, nv, suffix)                                                                  \
-    FR_NOINLINE void NAME(row_##gates##suffix)(                                                    \
+typedef void NAME(row_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
+                          const real *restrict a, ptrdiff_t K, const real *restrict b,
+                          ptrdiff_t stride);
+
+/* out + g * ldo, init[g]: block g's; g < blocks. */
+#define FR_ROW(blocks, nv, suffix)                                                                 \
+    FR_NOINLINE void NAME(row_##blocks##suffix)(                                                   \
         real *restrict out, ptrdiff_t ldo, const real *const *restrict init,                       \
-        const real *restrict a, ptrdiff_t K, const real *restrict b)                               \
+        const real *restrict a, ptrdiff_t K, const real *restrict b, ptrdiff_t stride)             \
     {                                                                                              \
-        NAME(row_body)(gates, nv, (gates) * (nv) >= 8 ? 1 : 2, out, ldo, init, a, K, b);           \
+        NAME(row_body)                                                                             \
+        (blocks, nv, (blocks) * (nv) >= 8 ? 1 : 2, out, ldo, init, a, K, b, stride);               \
     }
 FR_ROW(2, FR_NV, _full)
 FR_ROW(3, FR_NV, _full)
@@ -168,10 +176,7 @@ FR_ROW(3, FR_NV_HALF, _half)
 FR_ROW(4, FR_NV_HALF, _half)
 #undef FR_ROW
 
-typedef void NAME(row_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
-                          const real *restrict a, ptrdiff_t K, const real *restrict b);
-
-/* row[half panel only][gates - 2] */
+/* row[only the first half of each block][blocks - 2] */
 static NAME(row_fn) *const
     NAME(row)[2][3] = {{NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
                        {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
@@ -186,8 +191,9 @@ static NAME(row_fn) *const
 
 #define FR_TILES(suffix, nv)                                                                       \
     FR_TILE(1, nv, suffix)                                                                         \
-    FR_TILE(2, nv, suffix) FR_TILE(3, nv, suffix) FR_TILE(4, nv, suffix) FR_TILE(5, nv, suffix)    \
-        FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
+    FR_TILE(2, nv, suffix)                                                                         \
+    FR_TILE(3, nv, suffix)                                                                         \
+    FR_TILE(4, nv, suffix) FR_TILE(5, nv, suffix) FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
 #if FR_MR >= 8
 #define FR_TILES_8(suffix, nv) FR_TILE(7, nv, suffix) FR_TILE(8, nv, suffix)
 #else

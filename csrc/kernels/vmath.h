@@ -15,7 +15,6 @@
 #undef FR_TANH_MAX
 #undef FR_TANH_SMALL
 #undef FR_LOG2E
-#undef FR_LN2
 #undef FR_LN2_HI
 #undef FR_LN2_LO
 #undef FR_ROUND
@@ -29,7 +28,6 @@
 #define FR_LOG2E 1.4426950408889634
 #define FR_LN2_HI 0.693147180369123816490 /* 33 bits: n * hi is exact */
 #define FR_LN2_LO 1.90821492927058770002e-10
-#define FR_LN2 0.69314718055994530942
 #define FR_ROUND (6755399441055744.0 + 1023) /* 1.5 * 2^52 and the exponent's bias: see below */
 #define FR_MANTISSA 52
 #else
@@ -40,7 +38,6 @@
 #define FR_LOG2E 1.44269504f
 #define FR_LN2_HI 0.693359375f
 #define FR_LN2_LO (-2.12194440e-4f)
-#define FR_LN2 0.693147180559945f
 #define FR_ROUND (12582912.0f + 127) /* 1.5 * 2^23 and the bias */
 #define FR_MANTISSA 23
 #endif
@@ -131,9 +128,9 @@ FR_INLINE vr NAME(v_tanh)(vr x)
 {
     const vr a = vmin(FR_TANH_MAX, vabs(x));
     const vr shifted = a * (2 * FR_LOG2E) + FR_ROUND, n = shifted - FR_ROUND;
-    /* ln2 in one piece: its error is multiplied by n, but e^-2|x|, by which it counts, falls faster. */
-    const vr e = NAME(expm1_poly)(a + a - n * FR_LN2) + (real)1;
-    const vr large = (real)1 - (real)2 / (NAME(two_to)(shifted) * e + (real)1);
+    const vr r = (a + a - n * FR_LN2_HI) - n * FR_LN2_LO;
+    const vr em1 = NAME(expm1_poly)(r), two_n = NAME(two_to)(shifted);
+    const vr large = (real)1 - (real)2 / (two_n * em1 + (two_n + (real)1));
     const vr z = a * a;
     const vr small = a * z * NAME(tanh_poly)(z) + a;
     return vcopysign(vless(a, FR_TANH_SMALL, small, large), x);

@@ -7,7 +7,8 @@
  *   CELL_CARRIES_H    1 if part of dh_{t-1} comes past the product (GRU: dh * z)
  *   CELL_DH_GATES     recurrent gates through which dG_{t+1} reaches h_t
  *   CELL_WHOLE_DC     only a cell with c: see steps.h
- *   <cell>_forward_tile, <cell>_backward_tile    h rows x one panel of units, one step
+ *   <cell>_forward_tile, <cell>_backward_tile    h rows x w panels of units, one step;
+ *                     w > 1 only for a single row
  *
  * and includes this file, which walks time, panels and tiles and calls them:
  *
@@ -35,7 +36,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     const ptrdiff_t H = call->layer.hidden_size, G = cell->gates, Hp = call->Hp;
     const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
     const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
-    fr_barrier *barrier = &call->barriers[1 + tid / call->plan.units];
+    const int units = call->plan.units, unit = tid % units;
+    fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
@@ -60,22 +62,25 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 }
             if (call->blas)
                 NAME(input_product_blas)
-                (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
-            else
-                NAME(input_product)(call, xw, x, n, part.p0, part.p1);
+            (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
+            else NAME(input_product)(call, xw, x, n, part.p0, part.p1);
         }
         for (int64_t s = s0; s < s1; s++) {
             const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * G * Hp, &a);
             used += n;
+            if (units > 1)
+                NAME(fetch_shared)(a.hprev, n, H);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
-                for (ptrdiff_t p = part.p0; p < part.p1; p++)
+                for (ptrdiff_t i = 0, p, w; i < NAME(panel_groups)(n, &part); i++) {
+                    w = NAME(panel_group)(n, &part, i, s & 1, &p);
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
                         NAME(fetch_forward)(call, &a, q, h, p);
-                        CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, phase);
+                        CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
-                if (call->plan.units > 1)
-                    fr_barrier_wait(barrier, call->plan.units);
+                }
+                if (units > 1)
+                    fr_meet(sharers, units, unit);
             }
         }
     }
@@ -88,7 +93,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             NAME(copy_state)((real *)call->hT + b * H + u0, h + u0, u1 - u0);
         if (call->cT && cell->has_c)
             NAME(copy_state)
-            ((real *)call->cT + b * H + u0, NAME(c_of_step)(call, n - 1, j) + u0, u1 - u0);
+        ((real *)call->cT + b * H + u0, NAME(c_of_step)(call, n - 1, j) + u0, u1 - u0);
     }
 }
 
@@ -103,7 +108,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
     /* Whatever the plan, products over a chunk are shared out by units (dW, dR, db) or rows (dx). */
     const ptrdiff_t w0 = H * tid / threads, w1 = H * (tid + 1) / threads;
-    fr_barrier *barrier = &call->barriers[1 + tid / call->plan.units];
+    const int units = call->plan.units, unit = tid % units;
+    fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
@@ -115,8 +121,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
          u1 - u0);
         if (cell->has_c)
             NAME(copy_state)
-            ((real *)call->carry_c + j * Hp + u0, call->dcT ? (const real *)call->dcT + at : NULL,
-             u1 - u0);
+        ((real *)call->carry_c + j * Hp + u0, call->dcT ? (const real *)call->dcT + at : NULL,
+         u1 - u0);
     }
     if (call->dtable)
         NAME(clear_table)(call, w0, w1);
@@ -131,22 +137,26 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             real *dg = buffer + (fr_row(rows, s, 0) - fr_row(rows, s0, 0)) * row;
             const ptrdiff_t n =
                 NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
+            if (units > 1)
+                NAME(fetch_shared)(a.dg_next, n, row);
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
-                for (ptrdiff_t p = part.p0; p < part.p1; p++)
+                for (ptrdiff_t i = 0, p, w; i < NAME(panel_groups)(n, &part); i++) {
+                    w = NAME(panel_group)(n, &part, i, s & 1, &p);
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
                         NAME(fetch_backward)(call, &a, q, h, p);
-                        CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, phase);
+                        CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
-                if (call->plan.units > 1)
-                    fr_barrier_wait(barrier, call->plan.units);
+                }
+                if (units > 1)
+                    fr_meet(sharers, units, unit);
             }
             dg_after = dg;
         }
         if (threads > 1)
-            fr_barrier_wait(&call->barriers[0], threads);
+            fr_meet(call->everybody, threads, tid);
         const ptrdiff_t n = NAME(fill_chunk)(call, s0, s1, buffer, &rows_of);
         NAME(chunk_products)
         (call, &rows_of, n, w0, w1, n * tid / threads, n * (tid + 1) / threads,
@@ -161,7 +171,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
         for (ptrdiff_t q = 0, h; q < n; q += h) {
             _Alignas(64) real dh[FR_MR * NR];
             h = NAME(tile_height)(n - q);
-            NAME(dh_tile)(call, dh, &a, q, (int)h, p, CELL_DH_GATES);
+            NAME(dh_tile)(call, dh, &a, q, (int)h, p, 1, CELL_DH_GATES);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
                     const int64_t at = fr_batch(rows, part.j0 + (q + m) * part.jstep) * H + u;

@@ -101,7 +101,7 @@ static void parked_threads_wake_up(void)
 enum { MEETING = 4, PHASES = 200 };
 
 typedef struct meeting {
-    fr_barrier barrier;
+    fr_place places[MEETING];
     int phase[MEETING], ahead[MEETING];
 } meeting;
 
@@ -111,10 +111,10 @@ static void meet(void *arg, int tid)
     meeting *m = arg;
     for (int phase = 1; phase <= PHASES; phase++) {
         m->phase[tid] = phase;
-        fr_barrier_wait(&m->barrier, MEETING);
+        fr_meet(m->places, MEETING, tid);
         for (int other = 0; other < MEETING; other++)
             m->ahead[tid] += m->phase[other] != phase;
-        fr_barrier_wait(&m->barrier, MEETING);
+        fr_meet(m->places, MEETING, tid);
     }
 }
 
