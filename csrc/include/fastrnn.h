@@ -170,7 +170,8 @@ fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, co
 /* ---- dense products: the layers around a recurrent one ---------------------------------- */
 
 /* C (M,N) = op(A) op(B) [+ C if accumulate] [+ bias (N,) on every row]; row-major, dense rows with
- * leading dimensions lda, ldb, ldc; op is the transpose where the flag is set. */
+ * leading dimensions lda, ldb, ldc; op is the transpose where the flag is set. In passing, the sums
+ * of op(A)'s rows can be added to sums (M,): with A = dy transposed, a bias's gradient. */
 typedef struct fr_gemm_args {
     fr_dtype dtype;
     int64_t M, N, K;
@@ -186,6 +187,7 @@ typedef struct fr_gemm_args {
     int accumulate;
     int threads; /* as in fr_seq */
     void *scratch;
+    void *sums; /* NULL: not wanted */
 } fr_gemm_args;
 
 size_t fr_gemm_scratch_bytes(const fr_gemm_args *args);

@@ -3,8 +3,21 @@
  * op(B) is packed once into panels that all threads share; rows of C are split over threads.
  * op(A) is read where it lies, or, when A is transposed, block by block through a small buffer. */
 
+static real NAME(sum_of)(const real *x, ptrdiff_t n)
+{
+    vr sum[4] = {vsplat(0), vsplat(0), vsplat(0), vsplat(0)};
+    ptrdiff_t i = 0;
+    for (; i + 4 * VL <= n; i += 4 * VL)
+        for (int k = 0; k < 4; k++)
+            sum[k] += vload(x + i + k * VL);
+    for (; i < n; i += VL)
+        sum[0] += vload_n(x + i, n - i);
+    return vsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
 static void NAME(gemm)(void *arg, int tid)
 {
+    static const real zeros[NR];
     const fr_gemm_call *call = arg;
     const fr_gemm_args *g = &call->args;
     const ptrdiff_t M = g->M, N = g->N, K = g->K, P = (N + NR - 1) / NR;
@@ -13,7 +26,7 @@ static void NAME(gemm)(void *arg, int tid)
     real *C = g->C, *panels = (real *)call->panels;
     real *transposed = (real *)(call->work + tid * call->work_stride);
     _Alignas(64) real out[FR_MR * NR];
-    const real *a[FR_MC], *init[FR_MR];
+    const real *a[FR_MC], *init[FR_MR], *from[FR_MR];
 
     for (ptrdiff_t p = P * tid / call->threads; p < P * (tid + 1) / call->threads; p++) {
         const ptrdiff_t width = N - p * NR;
@@ -37,26 +50,38 @@ static void NAME(gemm)(void *arg, int tid)
             (transposed, FR_KC + 16, A + k0 * g->lda + r0, g->lda, K_block, M_block);
             for (ptrdiff_t m = 0; m < M_block; m++)
                 a[m] = g->transpose_a ? transposed + m * (FR_KC + 16) : A + (r0 + m) * g->lda + k0;
+            if (g->sums)
+                for (ptrdiff_t m = 0; m < M_block; m++)
+                    ((real *)g->sums)[r0 + m] += NAME(sum_of)(a[m], K_block);
             for (ptrdiff_t p = 0; p < P; p++) {
                 const ptrdiff_t width = N - p * NR;
                 const int half = NAME(half_panel)(width), vectors = half ? FR_NV_HALF : FR_NV;
+                const real *b = panels + (p * K + k0) * NR;
+                const int plain = width >= vectors * VL && !(bias && add && k0 == 0);
                 for (ptrdiff_t r = 0, h; r < M_block; r += h) {
+                    real *c = C + (r0 + r) * g->ldc + p * NR;
                     h = NAME(tile_height)(M_block - r);
+                    if (plain) { /* from memory to memory */
+                        for (ptrdiff_t m = 0; m < h; m++)
+                            from[m] = add               ? c + m * g->ldc
+                                      : bias && k0 == 0 ? bias + p * NR
+                                                        : zeros;
+                        NAME(tile)[half][h - 1](c, g->ldc, from, 0, a + r, 0, K_block, b);
+                        continue;
+                    }
                     for (ptrdiff_t m = 0; m < h; m++)
                         for (int v = 0; v < vectors; v++) {
-                            const ptrdiff_t n = p * NR + v * VL, left = N - n;
-                            vr first =
-                                add ? vload_n(C + (r0 + r + m) * g->ldc + n, left) : vsplat(0);
+                            const ptrdiff_t n = v * VL, left = width - n;
+                            vr first = add ? vload_n(c + m * g->ldc + n, left) : vsplat(0);
                             if (bias && k0 == 0)
-                                first += vload_n(bias + n, left);
-                            vstore(out + m * NR + v * VL, first);
+                                first += vload_n(bias + p * NR + n, left);
+                            vstore(out + m * NR + n, first);
                         }
-                    NAME(tile)
-                    [half][h - 1](out, NR, init, 0, a + r, 0, K_block, panels + (p * K + k0) * NR);
+                    NAME(tile)[half][h - 1](out, NR, init, 0, a + r, 0, K_block, b);
                     for (ptrdiff_t m = 0; m < h; m++)
                         for (int v = 0; v < vectors; v++)
-                            vstore_n(C + (r0 + r + m) * g->ldc + p * NR + v * VL,
-                                     vload(out + m * NR + v * VL), width - v * VL);
+                            vstore_n(c + m * g->ldc + v * VL, vload(out + m * NR + v * VL),
+                                     width - v * VL);
                 }
             }
         }

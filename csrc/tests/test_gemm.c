@@ -12,7 +12,15 @@ static const int sizes_K[] = {0, 1, 2, 7, 16, 319, 320, 321};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
-enum { BIAS = 1, ACCUMULATE = 2, TRANSPOSE_A = 4, TRANSPOSE_B = 8, GAPS = 16, FLAGS = 32 };
+enum {
+    BIAS = 1,
+    ACCUMULATE = 2,
+    TRANSPOSE_A = 4,
+    TRANSPOSE_B = 8,
+    GAPS = 16,
+    SUMS = 32,
+    FLAGS = 64
+};
 
 /* A rows x columns matrix in rows of ld; the gaps between them stay 0xff. */
 static void *matrix(fr_dtype dtype, int64_t rows, int64_t columns, int64_t ld, double *copy)
@@ -51,6 +59,9 @@ static void check_product(fr_dtype dtype, int64_t M, int64_t N, int64_t K, int f
     g.A = A;
     g.B = B;
     g.bias = flags & BIAS ? bias_given : NULL;
+    double *sums = calloc((size_t)(M + 1), sizeof *sums),
+           *have_sums = calloc((size_t)(M + 1), sizeof *sums);
+    g.sums = flags & SUMS ? matrix(dtype, 1, M, M, sums) : NULL;
     g.scratch = guarded(fr_gemm_scratch_bytes(&g));
 
     const fr_status status = fr_gemm(&g);
@@ -66,10 +77,18 @@ static void check_product(fr_dtype dtype, int64_t M, int64_t N, int64_t K, int f
     const double d = distance(have, c, (size_t)(M * N));
     CHECK(d < (dtype == FR_F64 ? 1e-14 : 2e-6), "f%d M %d N %d K %d flags %d: off by %.2g",
           (int)size * 8, (int)M, (int)N, (int)K, flags, d);
+    for (int64_t m = 0; m < M && g.sums; m++) {
+        for (int64_t k = 0; k < K; k++)
+            sums[m] += ta ? a[k * M + m] : a[m * K + k];
+        have_sums[m] = get(g.sums, dtype, m);
+    }
+    CHECK(distance(have_sums, sums, g.sums ? (size_t)M : 0) < (dtype == FR_F64 ? 1e-14 : 2e-6),
+          "sums of f%d M %d N %d K %d flags %d", (int)size * 8, (int)M, (int)N, (int)K, flags);
     for (int64_t m = 0; m + 1 < M; m++)
         CHECK(untouched((char *)g.C + (size_t)(m * g.ldc + N) * size, (size_t)gap * size),
               "written between rows of C, M %d N %d K %d flags %d", (int)M, (int)N, (int)K, flags);
     release(g.C), release(A), release(B), release(bias_given), release(g.scratch);
+    release(g.sums), free(sums), free(have_sums);
     free(a), free(b), free(c), free(have), free(bias);
 }
 

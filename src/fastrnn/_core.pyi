@@ -88,6 +88,21 @@ class Stepper:
     def get_state(self) -> Any: ...
     def set_state(self, state: _State) -> None: ...
 
+@final
+class Affine:
+    inputs: int
+    outputs: int
+    dtype: np.dtype[Any]
+    def __init__(self, in_features: int, out_features: int, dtype: Any) -> None: ...
+    def bind(self, params: dict[str, _Real], grads: dict[str, _Real]) -> None: ...
+    def run(self, module: Any, x: Any, keep: bool) -> tuple[Any, ...]: ...
+
+@final
+class AffineTape:
+    def backward(
+        self, dy: _Real | None, dstate: None = None, *, need_dx: bool = True
+    ) -> tuple[_Real | None, None]: ...
+
 def matmul(
     a: _Real,
     b: _Real,

@@ -23,6 +23,7 @@ include "_engine.pxi"
 include "_pointwise.pxi"
 include "_memory.pxi"
 include "_recurrent.pxi"
+include "_linear.pxi"
 include "_stream.pxi"
 
 
@@ -50,6 +51,7 @@ def matmul(a, b, out, bint transpose_a=False, bint transpose_b=False, bint accum
     cdef fr_gemm_args g
     cdef fr_status status
     cdef Block scratch
+    memset(&g, 0, sizeof(g))
     dtype = _real_dtype("out", out)
     for name, array in (("a", a), ("b", b), ("out", out)):
         if getattr(array, "ndim", None) != 2 or array.dtype != dtype:

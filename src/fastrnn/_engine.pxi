@@ -108,6 +108,7 @@ cdef extern from "fastrnn.h" nogil:
         int accumulate
         int threads
         void *scratch
+        void *sums
 
     ctypedef struct fr_blas:
         const char *name

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_positive, check_stateless
+from ._checks import check_positive, check_stateless
 
 
 class Linear(Module):
@@ -55,6 +55,11 @@ class Linear(Module):
         bound = self.in_features**-0.5
         self._flat[...] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size)
         self._touch()
+        self._engine = _core.Affine(self.in_features, self.out_features, self.dtype)
+        self._bound()
+
+    def _bound(self):
+        self._engine.bind(self._params, self._grads)
 
     def config(self):
         return {
@@ -84,69 +89,15 @@ class Linear(Module):
         TypeError, ValueError
             ``x: expected float32, got float64``, ``x: expected shape (..., 3), got (4, 2)``.
         """
-        y, _ = self._map(x, state)
-        return y, None
+        if state is not None:
+            check_stateless(self, state)
+        return self._engine.run(self, x, False)
 
     def forward(self, x, state=None, lengths=None):
         """Map `x` and also return a tape.
 
         The tape keeps `x` itself, not a copy: do not write into it before backward.
         """
-        y, rows = self._map(x, state)
-        return y, None, LinearTape(self, rows, y.shape)
-
-    def _map(self, x, state):
-        check_stateless(self, state)
-        x = np.asarray(x)
-        if x.dtype != self.dtype:
-            raise TypeError(f"x: expected {self.dtype}, got {x.dtype}")
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(f"x: expected shape (..., {self.in_features}), got {x.shape}")
-        rows = np.ascontiguousarray(x).reshape(-1, self.in_features)
-        y = np.empty((len(rows), self.out_features), self.dtype)
-        if len(rows):
-            bias = self._params.get("bias")
-            _core.matmul(rows, self._params["weight"], y, transpose_b=True, bias=bias)
-        return y.reshape(*x.shape[:-1], self.out_features), rows
-
-
-class LinearTape:
-    """What `Linear.forward` keeps for its gradient: the input rows."""
-
-    def __init__(self, layer, rows, y_shape):
-        self._layer, self._rows, self._y_shape = layer, rows, y_shape
-        self._version = layer._version
-
-    def backward(self, dy, dstate=None):
-        """Add the gradients of weight and bias into ``layer.grads`` and return that of x.
-
-        Parameters
-        ----------
-        dy : ndarray (..., O), or None for zeros
-        dstate : None
-
-        Returns
-        -------
-        dx : ndarray (..., I), or None if `dy` is None
-        dstate : None
-
-        Raises
-        ------
-        RuntimeError
-            If an optimizer or load_state_dict has changed the weights since `forward`.
-        """
-        layer, rows = self._layer, self._rows
-        check_stateless(layer, dstate, "dstate")
-        if dy is None:
-            return None, None
-        if layer._version != self._version:
-            raise RuntimeError("backward: the parameters have changed since forward")
-        dy = check_gradient(dy, layer.dtype, self._y_shape)
-        drows = np.ascontiguousarray(dy).reshape(-1, layer.out_features)
-        dx = np.empty_like(rows)
-        if len(rows):
-            _core.matmul(drows, layer._params["weight"], dx)
-            _core.matmul(drows, rows, layer._grads["weight"], transpose_a=True, accumulate=True)
-            if layer.bias:
-                layer._grads["bias"] += drows.sum(axis=0)
-        return dx.reshape(*self._y_shape[:-1], layer.in_features), None
+        if state is not None:
+            check_stateless(self, state)
+        return self._engine.run(self, x, True)
