@@ -36,6 +36,7 @@ __all__ = [
     "Stream",
     "__version__",
     "bce_with_logits",
+    "callbacks",
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
@@ -46,6 +47,7 @@ __all__ = [
     "optim",
     "pad_sequences",
     "save",
+    "schedules",
     "set_num_threads",
     "show_config",
     "unpad_sequences",
@@ -54,7 +56,9 @@ __all__ = [
 # What `import fastrnn` need not read: imported when it is first asked for.
 _LAZY = {
     "Batches": "data",
+    "callbacks": "callbacks",
     "pad_sequences": "data",
+    "schedules": "schedules",
     "unpad_sequences": "data",
 }
 
