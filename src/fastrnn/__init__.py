@@ -34,7 +34,9 @@ __all__ = [
     "Module",
     "Sequential",
     "Stream",
+    "Trainer",
     "__version__",
+    "accuracy",
     "bce_with_logits",
     "callbacks",
     "clip_grad_norm_",
@@ -56,6 +58,8 @@ __all__ = [
 # What `import fastrnn` need not read: imported when it is first asked for.
 _LAZY = {
     "Batches": "data",
+    "Trainer": "training",
+    "accuracy": "metrics",
     "callbacks": "callbacks",
     "pad_sequences": "data",
     "schedules": "schedules",
