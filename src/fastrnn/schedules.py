@@ -283,7 +283,8 @@ class ReduceOnPlateau(Schedule):
     def base_lr(self, value):
         self.optimizer.lr = value
         value = self.optimizer.lr
-        self.lr = self.lr * value / self._base_lr if self._base_lr else value
+        if value != self._base_lr:  # or rounding would change a rate that should stay
+            self.lr = self.lr * value / self._base_lr if self._base_lr else value
         self._base_lr = value
         self._set()
 
