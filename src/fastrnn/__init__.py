@@ -52,6 +52,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "tbptt",
     "unpad_sequences",
 ]
 
@@ -63,6 +64,7 @@ _LAZY = {
     "callbacks": "callbacks",
     "pad_sequences": "data",
     "schedules": "schedules",
+    "tbptt": "truncated",
     "unpad_sequences": "data",
 }
 
