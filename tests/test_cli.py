@@ -20,7 +20,8 @@ from fastrnn.training import Trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = ["--hidden", "8", "--seq-len", "10", "--batch-size", "5"]
-ROW = {"epoch", "step", "train_loss", "val_loss", "bits_per_char", "tokens_per_s", "seconds"}
+ROW = {"epoch", "step", "lr", "train_loss", "val_loss"}
+ROW |= {"bits_per_char", "tokens_per_s", "seconds"}
 
 
 @pytest.fixture
@@ -61,6 +62,9 @@ def assert_same_training(one, other):
     for saved in (a, b):
         for key in ("seconds", "epoch_seconds"):
             del saved.trainer["progress"][key]
+        for row in saved.trainer["history"]:
+            for key in ("seconds", "tokens_per_s", "best"):  # best: a stop amid an epoch counts
+                del row[key]
     np.testing.assert_equal(a.trainer, b.trainer)
 
 
@@ -87,6 +91,7 @@ def test_every_option_of_the_contract_is_there(capsys):
     out = capsys.readouterr().out
     options = """--cell --hidden --layers --embed --seq-len --batch-size --epochs --steps --minutes
         --optimizer --lr --clip --dropout --seed --val-fraction --out --resume --json
+        --schedule --warmup --decay --decay-epochs --patience --log --save-every
         --prime --length --temperature --top-k"""
     assert [o for o in options.split() if not re.search(rf"^  {o}\b", out, re.MULTILINE)] == []
 
@@ -129,6 +134,12 @@ def test_wrong_usage_is_exit_code_2_and_one_line_after_the_usage(arguments, caps
         ("--clip", "-1", "argument --clip: expected a number >= 0, got '-1'"),
         ("--val-fraction", "1", "argument --val-fraction: expected a number >= 0 and < 1, got '1'"),
         ("--minutes", "x", "argument --minutes: expected a number > 0, got 'x'"),
+        ("--decay", "1", "argument --decay: expected a number > 0 and < 1, got '1'"),
+        (
+            "--log",
+            "a.txt",
+            "argument --log: expected a name that ends in .csv or .jsonl, got 'a.txt'",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused(option, value, message, capsys):
@@ -206,7 +217,82 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(folder):
     assert not np.array_equal(weights[0], weights[2])
 
 
+SCHEDULES = {
+    "constant": ["--warmup", "30"],
+    "cosine": ["--schedule", "cosine", "--warmup", "5"],
+    "step": ["--schedule", "step", "--decay", "0.1", "--decay-epochs", "1"],
+    "plateau": ["--schedule", "plateau", "--decay", "0.1", "--decay-epochs", "1", "--lr", "1"],
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_the_rate_follows_the_schedule_and_is_told(kind, folder, capsys):
+    assert train(*SCHEDULES[kind], "--epochs", "6", "--json") == 0
+    rates = [json.loads(line)["lr"] for line in capsys.readouterr().out.splitlines()]
+    if kind == "constant":
+        assert rates == [0.002] * 6
+    elif kind == "cosine":
+        assert rates == sorted(rates, reverse=True)
+        assert rates[0] < 0.002 and 0 < rates[-1] < 1e-5
+    elif kind == "step":
+        assert rates == pytest.approx([0.002 * 0.1**epoch for epoch in range(6)])
+    else:
+        assert rates[0] == 1 and rates[-1] < 1
+    assert train(*SCHEDULES[kind], "--epochs", "1") == 0
+    assert re.search(r"^epoch .* rate \d", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_cosine_needs_to_know_how_many_updates_there_will_be(folder, capsys):
+    given = ["text.txt", *SMALL, "--schedule", "cosine"]
+    message = error_of(capsys, "train", 1, *given, "--minutes", "1")
+    assert message == "--schedule cosine: expected a limit of --epochs or --steps, got none"
+    message = error_of(capsys, "train", 1, *given, "--steps", "20", "--warmup", "20")
+    assert message == "--warmup: expected less than the 20 updates in all, got 20"
+    message = error_of(capsys, "train", 1, *given[:-1], "step", "--warmup", "20")
+    assert message == "--warmup: expected 0 with --schedule step, got 20"
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_the_log_has_a_row_for_every_epoch_also_over_a_resumption(name, folder):
+    assert train("--epochs", "2", "--log", name) == 0
+    assert main(["train", "--resume", "--epochs", "4"]) == 0  # it remembers the log
+    lines = (folder / name).read_text().splitlines()
+    if name.endswith(".csv"):
+        assert lines[0].startswith("epoch,step,lr,train_loss,val_loss,")
+        assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    else:
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_log_that_cannot_be_written_is_found_before_training(folder, capsys):
+    message = error_of(capsys, "train", 1, "text.txt", "--log", "nowhere/log.csv")
+    assert message == "--log: cannot write nowhere/log.csv: No such file or directory"
+
+
+def test_patience_ends_a_training_that_does_not_improve_and_says_so(folder, capsys):
+    options = ["--lr", "3", "--optimizer", "sgd", "--clip", "0.5", "--patience", "1"]
+    assert train(*options, "--epochs", "40") == 0
+    out = capsys.readouterr().out
+    assert "stopped: val_loss has not improved for 1 epoch\n" in out
+    assert out.count("\nepoch ") < 40
+    assert main(["train", "--resume"]) == 0
+    assert "stopped: val_loss has not improved" in capsys.readouterr().out
+    assert main(["train", "--resume", "--patience", "0"]) == 0
+    assert "epoch  40" in capsys.readouterr().out
+
+
 # Resuming
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_resumed_training_follows_its_schedule_bit_for_bit(kind, folder):
+    options = [*SCHEDULES[kind], "--steps", "200", "--patience", "30"]
+    assert train(*options, "--out", "one.safetensors") == 0
+    assert train(*options, "--save-every", "0", "--minutes", "0.001") == 0
+    steps = load_training("model.last.safetensors").trainer["progress"]["step"]
+    assert main(["train", "--resume", "--steps", "200"]) == 0
+    assert steps < 200
+    assert_same_training("one.last.safetensors", "model.last.safetensors")
 
 
 @pytest.mark.parametrize("steps", [48, 60])
@@ -259,6 +345,8 @@ def test_resuming_takes_options_from_the_checkpoint_and_may_change_rate_and_clip
         ("--seed", "1", 0),
         ("--optimizer", "sgd", "adam"),
         ("--val-fraction", "0.2", 0.1),
+        ("--schedule", "step", "constant"),
+        ("--warmup", "7", 0),
     ],
 )
 def test_resuming_with_another_option_is_refused_and_changes_nothing(
@@ -373,7 +461,7 @@ def test_a_disk_that_fills_up_during_training_ends_it_with_one_line(folder, monk
     monkeypatch.setattr("fastrnn.callbacks.save", full)
     assert train("--epochs", "1", "--json") == 1
     message = "fastrnn train: error: model.safetensors: No space left on device\n"
-    assert capsys.readouterr() == ("", message)
+    assert capsys.readouterr().err == message
 
 
 # Sampling

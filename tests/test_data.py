@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from fastrnn.data import IGNORED, Streams, Vocabulary, Whole, builtin_corpus, split
+import fastrnn as fr
+from fastrnn.data import IGNORED, Batches, Streams, Vocabulary, Whole, builtin_corpus, split
 
 
 def test_the_built_in_corpus_is_the_same_every_time_and_long_enough_to_train_on():
@@ -108,3 +109,119 @@ def test_a_whole_walk_predicts_every_id_but_the_first_exactly_once(n, B, T):
 def test_nothing_to_predict_is_refused(n):
     with pytest.raises(ValueError, match=f"at least 2 characters to validate on, got {n}"):
         Whole(np.arange(n), 1, 1)
+
+
+# Sequences of different length
+
+
+RAGGED = [np.arange(3), np.arange(0), np.arange(5) + 10, np.arange(1) + 20]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("rest", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+def test_unpadding_what_was_padded_gives_the_sequences_back(dtype, rest, batch_first):
+    rng = np.random.default_rng(0)
+    given = [rng.integers(0, 9, (n, *rest)).astype(dtype) for n in (3, 0, 5, 1)]
+    padded, lengths = fr.pad_sequences(given, batch_first)
+    assert padded.shape == ((4, 5, *rest) if batch_first else (5, 4, *rest))
+    assert (padded.dtype, lengths.tolist()) == (dtype, [3, 0, 5, 1])
+    assert padded.flags.c_contiguous
+    for one, other in zip(given, fr.unpad_sequences(padded, lengths, batch_first), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_padding_is_the_value_that_was_asked_for():
+    padded, _ = fr.pad_sequences([[1.5], [2.5, 3.5]], batch_first=True, value=np.nan)
+    np.testing.assert_array_equal(padded, [[1.5, np.nan], [2.5, 3.5]])
+
+
+def test_an_empty_list_among_token_ids_leaves_them_integers():
+    assert fr.pad_sequences([[1, 2], []])[0].dtype.kind == "i"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "sequences: expected at least one, got none"),
+        (([np.ones((2, 3)), np.ones((2, 4))],), r"sequence 1: expected shape \(steps, 3\), as of"),
+        (([[1], 2],), r"sequence 1: expected shape \(steps,\), as of sequence 0, got \(\)"),
+        (([np.ones(2, np.uint8)], False, -100), "value: -100 does not fit into uint8"),
+        (([[1, 2]], False, 0.5), "value: 0.5 does not fit into int64"),
+    ],
+)
+def test_what_cannot_be_padded_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fr.pad_sequences(*arguments)
+
+
+@pytest.mark.parametrize("lengths", [[1, 6, 2], [1, -1, 2], [1, 2], [1.0, 2.0, 3.0], 2])
+def test_lengths_that_do_not_fit_are_refused(lengths):
+    with pytest.raises(ValueError, match="lengths: expected 3 integers from 0 to 5, got "):
+        fr.unpad_sequences(np.zeros((5, 3)), lengths)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 10, 99])
+def test_an_epoch_of_batches_has_every_sequence_with_its_target_exactly_once(size, shuffle):
+    x = np.arange(40).reshape(4, 10)
+    data = Batches(x, x[0] + 100, size, shuffle)
+    chunks = list(data.epoch(1))
+    assert len(chunks) == len(data) == -(-10 // size)
+    seen = np.concatenate([c for c, _ in chunks], axis=1)
+    assert np.array_equal(seen[0] + 100, np.concatenate([t for _, t in chunks]))
+    assert np.array_equal(seen if not shuffle else seen[:, seen[0].argsort()], x)
+
+
+def test_the_order_of_batches_depends_on_the_seed_and_the_number_of_the_epoch_alone():
+    def order(seed, epoch):
+        x = np.arange(50)
+        return np.concatenate(
+            [c for c, _ in Batches(x, x, 8, seed=seed, batch_first=True).epoch(epoch)]
+        )
+
+    assert np.array_equal(order(3, 2), order(3, 2))
+    assert not np.array_equal(order(3, 2), order(3, 4))
+    assert not np.array_equal(order(3, 2), order(4, 2))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_batches_hand_on_lengths_and_do_not_count_targets_past_them(batch_first):
+    x, lengths = fr.pad_sequences(RAGGED, batch_first)
+    for inputs, target, n in Batches(x, x, 3, lengths=lengths, batch_first=batch_first).epoch(0):
+        inputs, target = (a if batch_first else a.T for a in (inputs, target))
+        for row, wanted, steps in zip(inputs, target, n, strict=True):
+            assert np.array_equal(wanted[:steps], row[:steps])
+            assert (wanted[steps:] == IGNORED).all()
+
+
+def test_a_target_for_each_sequence_and_real_targets_stay_as_they_are():
+    x, lengths = fr.pad_sequences(RAGGED)
+    labels = np.array([3, 1, 4, 1])
+    _, target, _ = Batches(x, labels, 4, False, lengths=lengths).epoch(0)[0]
+    assert np.array_equal(target, labels)
+    _, target, _ = Batches(x, x + 0.5, 4, False, lengths=lengths).epoch(0)[0]
+    assert np.array_equal(target, x + 0.5)
+
+
+def test_a_batch_is_contiguous_so_that_the_engine_need_not_copy_it():
+    x = np.zeros((5, 20, 3))
+    assert all(a.flags.c_contiguous for a in Batches(x, x, 4).epoch(0)[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.zeros((5, 3)), np.zeros(4)), {}, r"y: expected 3 sequences on axis 0, as in x, got"),
+        ((np.zeros((5, 3)), None, 0), {}, "batch_size: expected at least 1, got 0"),
+        ((np.zeros(5),), {}, r"x: expected at least 2 axes, got shape \(5,\); samples without"),
+        ((np.zeros((5, 0)),), {}, "x: expected at least one sequence"),
+        ((np.zeros((5, 3)),), {"lengths": [1, 2, 6]}, "lengths: expected 3 integers from 0 to 5"),
+    ],
+)
+def test_batches_that_do_not_fit_together_are_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(*arguments, **options)

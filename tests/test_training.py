@@ -1,17 +1,30 @@
 """The training loop: what it learns, that it goes on bit for bit, and how it stops."""
 
+import csv
+import errno
+import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
 import fastrnn as fr
-from fastrnn.callbacks import Checkpoints, EpochLog, ProgressBar
+from fastrnn.callbacks import (
+    Checkpoints,
+    CSVLog,
+    EarlyStopping,
+    EpochLog,
+    JSONLinesLog,
+    ProgressBar,
+)
 from fastrnn.data import IGNORED, Streams, Whole
 from fastrnn.resume import last_path, load_training, save_training
+from fastrnn.schedules import Constant, CosineWithWarmup, ReduceOnPlateau, StepLR
 from fastrnn.training import Callback, Interrupted, NonFiniteError, Trainer
 
 OPTIMIZERS = {
@@ -79,12 +92,21 @@ def through_a_file(trainer, path, **options):
     return load(path, **options)
 
 
-def load(path, optimizer="adam", cell=None):
+def load(path, optimizer="adam", cell=None, schedule=None, **options):
     """Return a new trainer from a file."""
     saved = load_training(path)
-    trainer = Trainer(saved.model, OPTIMIZERS[optimizer](saved.model), clip=1.0)
+    optimizer = OPTIMIZERS[optimizer](saved.model)
+    if schedule:
+        options["schedule"] = schedule(optimizer)
+    trainer = Trainer(saved.model, optimizer, clip=1.0, **options)
     trainer.load_state_dict(saved.trainer)
     return trainer
+
+
+def comparable(rows):
+    """Rows without the clock, and without "best": a stop amid an epoch measures once more."""
+    left_out = ("seconds", "tokens_per_s", "best")
+    return [{k: v for k, v in row.items() if k not in left_out} for row in rows]
 
 
 # What it does
@@ -103,7 +125,7 @@ def test_a_row_says_what_happened_in_its_epoch():
     trainer = make()
     rows = trainer.fit(streams(), whole(), epochs=3)
     assert [(r["epoch"], r["step"]) for r in rows] == [(1, 20), (2, 40), (3, 60)]
-    assert rows[-1]["val_loss"] == trainer.evaluate(whole())
+    assert rows[-1]["val_loss"] == trainer.evaluate(whole())["loss"]
     assert [r["best"] for r in rows] == [
         r["val_loss"] == min(s["val_loss"] for s in rows[: k + 1]) for k, r in enumerate(rows)
     ]
@@ -150,7 +172,7 @@ def test_the_validation_loss_is_the_mean_over_all_characters_with_carried_state(
     trainer = make()
     logits, _ = trainer.model(IDS[:-1].reshape(-1, 1))
     expected, _ = fr.cross_entropy(logits, IDS[1:].reshape(-1, 1))
-    assert trainer.evaluate(Whole(IDS, 1, 7)) == pytest.approx(expected, rel=1e-5)
+    assert trainer.evaluate(Whole(IDS, 1, 7))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluating_changes_nothing():
@@ -186,6 +208,110 @@ def test_without_clipping_the_gradient_is_left_alone():
 def test_a_negative_clip_is_refused(clip):
     with pytest.raises(ValueError, match="clip: expected a norm >= 0"):
         Trainer(make().model, make().optimizer, clip=clip)
+
+
+# Batches, lengths, metrics, prediction
+
+
+def ragged(n=30, cell=None):
+    rng = np.random.default_rng(3)
+    x, lengths = fr.pad_sequences([rng.integers(0, 5, 1 + i % 7) for i in range(n)])
+    return fr.Batches(x, (x + 1) % 5, batch_size=8, seed=5, lengths=lengths)
+
+
+def test_ragged_batches_are_learnt_and_their_padding_is_not_counted():
+    trainer = make(metrics=[fr.accuracy])
+    rows = trainer.fit(ragged(), ragged(), epochs=60)
+    assert rows[-1]["val_accuracy"] == 1.0
+    short = fr.Batches(ragged().x[:1], ragged().y[:1], 30)  # every sequence has a first step
+    assert trainer.evaluate(short)["accuracy"] == 1.0
+
+
+def test_what_stands_in_the_padding_changes_nothing():
+    one, other = make(), make()
+    data = ragged()
+    data.x = np.where(np.arange(len(data.x))[:, None] < data.lengths, data.x, 999)
+    one.fit(ragged(), epochs=2)
+    other.fit(data, epochs=2)
+    assert_same(one, other)
+
+
+def test_one_target_for_each_sample_and_a_loss_of_ones_own():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 3))
+    model = fr.Linear(3, 2, dtype="float64", seed=0)
+    trainer = Trainer(model, fr.optim.Adam(model, 0.1), fr.mse)
+    weight = rng.standard_normal((3, 2))
+    trainer.fit(fr.Batches(x, x @ weight, 10, batch_first=True), epochs=100)
+    np.testing.assert_allclose(model.params["weight"], weight.T, atol=1e-3)
+
+
+def test_metrics_are_means_over_all_counted_targets_of_batches_of_any_size():
+    trainer = make(metrics={"right": fr.accuracy})
+    data = ragged()
+    y, _ = trainer.model(data.x, lengths=data.lengths)
+    expected = fr.accuracy(y, data.y)
+    assert trainer.evaluate(data)["right"] == pytest.approx(expected, rel=1e-12)
+    assert trainer.evaluate(data)["loss"] == pytest.approx(fr.cross_entropy(y, data.y)[0], rel=1e-5)
+
+
+def test_metrics_of_the_training_data_are_reported_if_asked_for_and_are_those_of_the_steps():
+    trainer = make(metrics=[fr.accuracy], train_metrics=True)
+    trainer.optimizer.lr = 0.0  # so that they can be measured again
+    (row,) = trainer.fit(ragged(), epochs=1)
+    assert row["train_accuracy"] == pytest.approx(trainer.evaluate(ragged())["accuracy"])
+    assert "val_accuracy" not in row
+    assert "train_accuracy" not in make(metrics=[fr.accuracy]).fit(ragged(), epochs=1)[0]
+
+
+def test_metrics_of_an_epoch_survive_a_stop_within_it(tmp_path):
+    options = {"metrics": [fr.accuracy], "train_metrics": True}
+    unbroken = make(**options)
+    unbroken.fit(ragged(), epochs=2)
+    first = make(**options)
+    first.fit(ragged(), steps=6)
+    second = through_a_file(first, tmp_path / "t.safetensors", **options)
+    second.fit(ragged(), epochs=2)
+    assert_same(unbroken, second)
+    assert comparable(unbroken.history) == comparable(second.history)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        ({"loss": fr.accuracy}, ValueError, "metrics: expected another name than 'loss'"),
+        ([fr.accuracy, fr.accuracy], ValueError, "different names, got 'accuracy' twice"),
+        ({"accuracy": 1}, TypeError, "metrics: expected callables, got accuracy: int"),
+    ],
+)
+def test_metrics_that_cannot_be_reported_are_refused(metrics, error, message):
+    with pytest.raises(error, match=message):
+        make(metrics=metrics)
+
+
+def test_predictions_of_an_array_are_the_outputs_of_the_model():
+    trainer, data = make(), ragged()
+    y, _ = trainer.model(data.x, lengths=data.lengths)
+    assert np.array_equal(trainer.predict(data.x, data.lengths), y)
+
+
+def test_predictions_of_batches_come_in_the_order_of_the_data():
+    trainer, data = make(), ragged()
+    y, _ = trainer.model(data.x, lengths=data.lengths)
+    batches = fr.Batches(data.x, None, 7, shuffle=False, lengths=data.lengths)
+    np.testing.assert_allclose(np.concatenate(trainer.predict(batches), axis=1), y, atol=1e-6)
+
+
+def test_predictions_of_streams_carry_the_state():
+    trainer = make()
+    y, _ = trainer.model(IDS[:-1].reshape(-1, 1))
+    chunks = trainer.predict(Whole(IDS, 1, 7))
+    np.testing.assert_allclose(np.concatenate(chunks), y, atol=1e-5)
+
+
+def test_lengths_beside_data_that_has_its_own_are_refused():
+    with pytest.raises(ValueError, match="lengths: expected None"):
+        make().predict(ragged(), [1, 2])
 
 
 # Limits
@@ -321,7 +447,7 @@ def test_ctrl_c_during_validation_stops_and_validates_again_when_resumed():
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(streams(), Press(IDS, 4, 5), epochs=1)
     assert (trainer.progress.epoch, trainer.progress.position) == (0, 20)
-    assert trainer.evaluate(whole()) > 0
+    assert trainer.evaluate(whole())["loss"] > 0
     rows = trainer.fit(streams(), whole(), epochs=1)
     assert [(r["epoch"], r["step"]) for r in rows] == [(1, 20)]
 
@@ -359,6 +485,76 @@ def test_fitting_works_in_a_thread_that_gets_no_signals():
     assert [r["step"] for r in rows] == [20]
 
 
+SCHEDULES = {
+    "constant": lambda o: Constant(o, 30),
+    "cosine": lambda o: CosineWithWarmup(o, 54, 10),
+    "step": lambda o: StepLR(o, 1, 0.5),
+    "plateau": lambda o: ReduceOnPlateau(o, 0.5, patience=0, threshold=0.2),
+}
+
+
+def scheduled(kind, **options):
+    trainer = make(**options)
+    trainer.schedule = SCHEDULES[kind](trainer.optimizer)
+    return trainer
+
+
+@pytest.mark.parametrize("stop", [1, 20, 27, 40])
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_resumed_training_has_the_rates_of_an_unbroken_one(kind, stop, tmp_path):
+    unbroken = scheduled(kind)
+    unbroken.fit(streams(), whole(), steps=54)
+    first = scheduled(kind)
+    first.fit(streams(), whole(), steps=stop)
+    second = through_a_file(first, tmp_path / "t.safetensors", schedule=SCHEDULES[kind])
+    second.fit(streams(), whole(), steps=54)
+    assert_same(unbroken, second)
+    assert comparable(unbroken.history)[-1] == comparable(second.history)[-1]
+
+
+def test_a_row_has_the_rate_of_its_last_update():
+    trainer = scheduled("step")
+    assert [r["lr"] for r in trainer.fit(streams(), epochs=3)] == [0.01, 0.005, 0.0025]
+    trainer = scheduled("cosine")
+    rows = trainer.fit(streams(), epochs=1)
+    assert rows[0]["lr"] == pytest.approx(0.005 * (1 + math.cos(math.pi * 9 / 44)))
+
+
+def test_without_validation_a_plateau_is_one_of_the_training_loss():
+    trainer = make()
+    trainer.schedule = ReduceOnPlateau(trainer.optimizer, 0.5, patience=0, threshold=0.999)
+    assert [r["lr"] for r in trainer.fit(streams(), epochs=3)] == [0.01, 0.01, 0.005]
+
+
+@pytest.mark.parametrize(
+    ("saves", "loads", "message"),
+    [
+        ("step", None, "schedule: expected the state of no schedule, got that of StepLR"),
+        (None, "step", "schedule: expected the state of StepLR, got none"),
+        ("step", "cosine", "expected the state of CosineWithWarmup, got that of StepLR"),
+    ],
+)
+def test_the_state_of_another_schedule_is_refused(saves, loads, message):
+    one, other = (scheduled(kind) if kind else make() for kind in (saves, loads))
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(one.state_dict())
+
+
+def test_the_random_state_of_a_model_is_saved_and_loaded(tmp_path):
+    class Model(fr.Linear):
+        random_state = None
+
+        def load_random_state(self, state):
+            self.random_state = state
+
+    model = Model(2, 2, seed=0)
+    model.random_state = [7, 0, 2**60]
+    save_training(Trainer(model, fr.optim.SGD(model)), tmp_path / "t.safetensors")
+    saved = load_training(tmp_path / "t.safetensors")
+    Trainer(saved.model, fr.optim.SGD(saved.model)).load_state_dict(saved.trainer)
+    assert saved.model.random_state == [7, 0, 2**60]
+
+
 # NaN and infinity
 
 
@@ -374,6 +570,23 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_parameter():
     with pytest.raises(NonFiniteError, match=r"^step 26: the loss is nan, because 0.weight_hh_l1 "):
         trainer.fit(streams(), steps=50)
     assert trainer.progress.step == 25
+
+
+def test_a_loss_that_is_not_finite_because_of_the_input_says_so():
+    model = fr.Linear(2, 2, seed=0)
+    x = np.ones((3, 2, 2), np.float32)
+    x[1, 1, 0] = np.nan
+    trainer = Trainer(model, fr.optim.SGD(model), fr.mse)
+    with pytest.raises(NonFiniteError, match=r"^step 1: the loss is nan, because the input is not"):
+        trainer.fit(Chunks((x, np.ones_like(x))), steps=1)
+
+
+def test_finite_gradients_with_an_infinite_norm_are_told_as_such():
+    model = fr.Linear(1, 1, bias=False, dtype="float64", seed=0)
+    trainer = Trainer(model, fr.optim.SGD(model), lambda y, target: (1.0, target))
+    x = np.ones((1, 1))
+    with pytest.raises(NonFiniteError, match=r"^step 1: the norm of the gradients is inf"):
+        trainer.fit(Chunks((x, np.full((1, 1), 1e200))), steps=1)
 
 
 def test_a_gradient_that_is_not_finite_names_the_step_and_the_parameter_and_updates_nothing():
@@ -404,7 +617,87 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(tmp_path):
     assert all(np.isfinite(a).all() for a in saved.model.state_dict().values())
 
 
+@pytest.mark.parametrize("every", [0.0, 60.0])
+def test_a_model_that_an_update_has_ruined_is_not_saved(every, tmp_path):
+    path = tmp_path / "m.safetensors"
+    trainer = make(callbacks=[Checkpoints(path, every=every)])
+    trainer.fit(streams(), whole(), epochs=1)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    trainer.optimizer.step = lambda: trainer.model.params["1.bias"].fill(np.nan)
+    with pytest.raises(NonFiniteError, match=r"^step 21: 1\.bias is not finite any more"):
+        trainer.fit(streams(), steps=21)
+    assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+
+
 # Files
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_full_disk_ends_the_training_and_leaves_the_last_good_checkpoint(
+    function, tmp_path, monkeypatch
+):
+    unbroken = make()
+    unbroken.fit(streams(), whole(), epochs=3)
+    path = tmp_path / "m.safetensors"
+    trainer = make(callbacks=[Checkpoints(path)])
+    trainer.fit(streams(), whole(), epochs=1)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, full)
+        with pytest.raises(OSError, match=r"No space left on device: .*m(\.last)?\.safetensors"):
+            trainer.fit(streams(), whole(), epochs=2)
+    assert sorted(os.listdir(tmp_path)) == ["m.last.safetensors", "m.safetensors"]
+    second = load(last_path(path), callbacks=[Checkpoints(path)])
+    assert second.progress.epoch == 1
+    second.fit(streams(), whole(), epochs=3)
+    assert_same(unbroken, second)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_kill_while_a_checkpoint_is_written_costs_nothing_and_is_cleaned_up(
+    function, call, tmp_path
+):
+    unbroken = make()
+    unbroken.fit(streams(), whole(), epochs=4)
+    path = tmp_path / "m.safetensors"
+    program = (
+        "import os, signal, sys, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('t', {__file__!r})\n"
+        "t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)\n"
+        f"original, calls = os.{function}, []\n"
+        "def kill(*arguments):\n"
+        "    calls.append(1)\n"
+        f"    if len(calls) == {call}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(*arguments)\n"
+        f"os.{function} = kill\n"
+        f"trainer = t.make(callbacks=[t.Checkpoints({str(path)!r})])\n"
+        "trainer.fit(t.streams(), t.whole(), epochs=4)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    # Flushed are a file and its folder, in turn; a rename was about to happen.
+    torn = [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+    assert len(torn) == (function == "replace" or call % 2)
+    if last_path(path).exists():
+        second = load(last_path(path), callbacks=[Checkpoints(path)])
+    else:
+        second = make(callbacks=[Checkpoints(path)])
+    second.fit(streams(), whole(), epochs=4)
+    assert_same(unbroken, second)
+    assert sorted(os.listdir(tmp_path)) == ["m.last.safetensors", "m.safetensors"]
+
+
+def test_files_of_others_are_not_taken_for_what_a_kill_has_left(tmp_path):
+    others = ["m.safetensors.notes.tmp", "m.tmp", "xm.safetensors.01234567.tmp"]
+    for name in [*others, "m.safetensors.01234567.tmp", "m.last.safetensors.89abcdef.tmp"]:
+        (tmp_path / name).touch()
+    make(callbacks=[Checkpoints(tmp_path / "m.safetensors")]).fit(streams(), steps=1)
+    assert sorted(os.listdir(tmp_path)) == sorted(["m.last.safetensors", "m.safetensors", *others])
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
@@ -447,7 +740,7 @@ def test_a_run_that_ends_before_its_first_validation_leaves_a_model_too(tmp_path
 
 def test_within_an_epoch_the_training_is_saved_at_intervals(tmp_path):
     path, steps = tmp_path / "m.safetensors", []
-    look = At(5, lambda: steps.append(load_training(last_path(path)).trainer["progress"]["step"]))
+    look = At(6, lambda: steps.append(load_training(last_path(path)).trainer["progress"]["step"]))
     make(callbacks=[Checkpoints(path, every=0.0), look]).fit(streams(), steps=6)
     assert steps == [5]
 
@@ -529,3 +822,213 @@ def test_the_share_done_is_that_of_the_nearest_limit():
     assert seen == [0.25]
     trainer.fit(streams(), epochs=4)
     assert trainer.fraction == 1.0
+
+
+# Logs
+
+
+LOGS = {
+    "csv": (CSVLog, lambda path: list(csv.DictReader(path.read_text().splitlines()))),
+    "jsonl": (JSONLinesLog, lambda path: [json.loads(x) for x in path.read_text().splitlines()]),
+}
+
+
+@pytest.fixture(params=LOGS)
+def log(request, tmp_path):
+    """The callback, the path of its file, and how to read it."""
+    kind, read = LOGS[request.param]
+    path = tmp_path / f"log.{request.param}"
+    return lambda: kind(path), path, lambda: read(path)
+
+
+def test_a_log_has_the_rows_of_all_epochs(log):
+    new, _, read = log
+    rows = make(callbacks=[new()]).fit(streams(), whole(), epochs=3)
+    assert [{k: str(v) for k, v in row.items()} for row in read()] == [
+        {k: str(v) for k, v in row.items()} for row in rows
+    ]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("stop", [20, 27, 40])
+def test_a_resumed_training_continues_its_log_without_losing_or_repeating_a_row(
+    stop, last, log, tmp_path
+):
+    new, path, read = log
+    make(callbacks=[new()]).fit(streams(), whole(), epochs=4)
+    expected = comparable(read())
+    path.unlink()
+    order = slice(None, None, 1 if last else -1)  # whoever comes first
+    saving = tmp_path / "m.safetensors"
+    make(callbacks=[new(), Checkpoints(saving)][order]).fit(streams(), whole(), steps=stop)
+    with path.open("a") as file:
+        file.write(path.read_text().splitlines()[-1] + "\n1,2,{")  # written, and torn, by a kill
+    second = load(last_path(saving), callbacks=[new(), Checkpoints(saving)][order])
+    second.fit(streams(), whole(), epochs=4)
+    assert comparable(read()) == expected
+
+
+def test_a_row_that_a_limit_left_amid_an_epoch_is_in_the_log_until_the_epoch_is_over(log):
+    new, _, read = log
+    trainer = make(callbacks=[new()])
+    trainer.fit(streams(), steps=27)
+    assert [int(row["step"]) for row in read()] == [20, 27]
+    trainer.fit(streams(), steps=40)
+    assert [int(row["step"]) for row in read()] == [20, 40]
+
+
+def test_a_new_training_replaces_an_old_log(log):
+    new, path, read = log
+    path.write_text("something else\n")
+    make(callbacks=[new()]).fit(streams(), epochs=1)
+    assert len(read()) == 1
+
+
+def test_a_log_follows_when_the_columns_change(log):
+    new, _, read = log
+    trainer = make(callbacks=[new()])
+    trainer.fit(streams(), epochs=1)
+    trainer.metrics = {"accuracy": fr.accuracy}
+    trainer.fit(streams(), whole(), epochs=2)
+    first, second = read()
+    assert first.get("val_accuracy") in (None, "")
+    assert float(second["val_accuracy"]) > 0
+
+
+def test_a_log_holds_no_number_that_json_does_not_know(tmp_path):
+    path = tmp_path / "log.jsonl"
+    make(callbacks=[JSONLinesLog(path)], metrics={"odd": lambda y, t: math.inf}).fit(
+        streams(), whole(), epochs=1
+    )
+    assert json.loads(path.read_text(), parse_constant=pytest.fail)["val_odd"] is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("kind", [CSVLog, JSONLinesLog])
+def test_a_log_on_a_full_device_is_an_error_that_names_it_and_leaves_the_device(kind):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        make(callbacks=[kind("/dev/full")]).fit(streams(), epochs=1)
+    assert not os.path.isfile("/dev/full")
+
+
+# Early stopping
+
+
+class Scripted(Callback):
+    """Replace what is monitored by given values, for a callback that comes later."""
+
+    def __init__(self, name, values):
+        self.name, self.values = name, values
+
+    def on_epoch(self, trainer, row):
+        row[self.name] = self.values[row["epoch"] - 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "epochs"),
+    [
+        ({"patience": 1}, [3, 2, 2, 1], 3),
+        ({"patience": 2}, [3, 2, 2, 1, 1, 1, 0], 6),
+        ({"patience": 2, "min_delta": 0.5}, [3, 2.6, 2.6, 1], 3),
+        ({"patience": 2, "monitor": "val_accuracy", "mode": "max"}, [1, 2, 2, 1, 3], 4),
+        ({"patience": 9}, [3, 2, 2, 1, 1, 1, 0], 7),
+    ],
+)
+def test_a_training_that_does_not_improve_is_stopped(options, values, epochs):
+    script = Scripted(options.get("monitor", "val_loss"), values)
+    trainer = make(callbacks=[script, EarlyStopping(**options)])
+    assert len(trainer.fit(streams(), whole(), epochs=7)) == epochs
+    assert bool(trainer.stopped) == (epochs < 7)
+
+
+def test_the_reason_of_a_stop_is_told():
+    trainer = make(callbacks=[Scripted("val_loss", [1, 1]), EarlyStopping(1)])
+    trainer.fit(streams(), whole(), epochs=7)
+    assert trainer.stopped == "val_loss has not improved for 1 epoch"
+
+
+def test_without_validation_it_is_the_training_loss_that_has_to_improve():
+    trainer = make(callbacks=[Scripted("train_loss", [2, 1, 1, 0]), EarlyStopping(1)])
+    assert len(trainer.fit(streams(), epochs=7)) == 3
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("stop", [20, 27, 40, 47, 60, 80])
+def test_patience_goes_on_where_a_training_was_resumed(stop, last, tmp_path):
+    path, values = tmp_path / "m.safetensors", [3, 2, 2, 2, 1]
+
+    def callbacks():
+        some = [Scripted("val_loss", values), EarlyStopping(2), Checkpoints(path)]
+        return some if last else [some[2], *some[:2]]
+
+    unbroken = make(callbacks=callbacks())
+    assert len(unbroken.fit(streams(), whole(), epochs=5)) == 4
+    make(callbacks=callbacks()).fit(streams(), whole(), steps=stop)
+    second = load(last_path(path), callbacks=callbacks())
+    second.fit(streams(), whole(), epochs=5)
+    assert_same(unbroken, second)
+    assert second.stopped
+    again = load(last_path(path), callbacks=callbacks())
+    assert again.fit(streams(), whole(), epochs=5) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "patience: expected an integer of at least 1, got 0"),
+        ({"min_delta": -1}, "min_delta: expected a number of at least 0, got -1"),
+        ({"mode": "least"}, "mode: expected 'min' or 'max', got 'least'"),
+    ],
+)
+def test_an_early_stopping_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(**options)
+
+
+def test_monitoring_what_is_not_in_a_row_is_refused():
+    trainer = make(callbacks=[EarlyStopping(monitor="loss")])
+    with pytest.raises(ValueError, match=r"monitor: expected one of epoch, step, .*, got 'loss'"):
+        trainer.fit(streams(), epochs=1)
+
+
+# The state of callbacks
+
+
+class Count(Callback):
+    def __init__(self):
+        self.seen = np.zeros(2, np.int64)
+
+    def on_step(self, trainer, loss):
+        self.seen += (1, trainer.progress.step)
+
+    def state_dict(self):
+        return {"seen": self.seen, "nested": [1, (2, {"a": self.seen + 1})]}
+
+    def load_state_dict(self, saved):
+        assert np.array_equal(saved["nested"][1][1]["a"], saved["seen"] + 1)
+        self.seen = saved["seen"]
+
+
+def test_callbacks_of_one_class_each_get_their_own_state_back(tmp_path):
+    path = tmp_path / "t.safetensors"
+    unbroken, first, second = ([Count(), Count()] for _ in range(3))
+    make(callbacks=unbroken).fit(streams(), steps=30)
+    trainer = make(callbacks=first)
+    first[1].seen += 100
+    trainer.fit(streams(), steps=17)
+    trainer = through_a_file(trainer, path)
+    trainer.callbacks = second  # set after loading
+    trainer.fit(streams(), steps=30)
+    assert np.array_equal(second[0].seen, unbroken[0].seen)
+    assert np.array_equal(second[1].seen, unbroken[1].seen + 100)
+
+
+def test_the_state_of_a_callback_that_is_not_there_is_kept(tmp_path):
+    path = tmp_path / "t.safetensors"
+    first, second = Count(), Count()
+    trainer = make(callbacks=[first])
+    trainer.fit(streams(), steps=3)
+    trainer = through_a_file(trainer, path)
+    trainer.fit(streams(), steps=5)
+    trainer = through_a_file(trainer, path, callbacks=[second])
+    assert np.array_equal(second.seen, first.seen)

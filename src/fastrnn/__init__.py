@@ -12,6 +12,8 @@ shapes and numbers of torch.nn.
 >>> fr.optim.Adam(lstm, lr=1e-3).step()
 """
 
+import importlib
+
 from fastrnn import optim
 from fastrnn._version import __version__
 from fastrnn.checkpoint import load, save
@@ -26,13 +28,17 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Batches",
     "Embedding",
     "Linear",
     "Module",
     "Sequential",
     "Stream",
+    "Trainer",
     "__version__",
+    "accuracy",
     "bce_with_logits",
+    "callbacks",
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
@@ -41,7 +47,36 @@ __all__ = [
     "load",
     "mse",
     "optim",
+    "pad_sequences",
     "save",
+    "schedules",
     "set_num_threads",
     "show_config",
+    "tbptt",
+    "unpad_sequences",
 ]
+
+# What `import fastrnn` need not read: imported when it is first asked for.
+_LAZY = {
+    "Batches": "data",
+    "Trainer": "training",
+    "accuracy": "metrics",
+    "callbacks": "callbacks",
+    "pad_sequences": "data",
+    "schedules": "schedules",
+    "tbptt": "truncated",
+    "unpad_sequences": "data",
+}
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+    module = importlib.import_module(f"fastrnn.{_LAZY[name]}")
+    value = module if _LAZY[name] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

@@ -1,16 +1,21 @@
-"""What can be hooked into a `Trainer`: a progress bar and checkpoints.
+"""What can be hooked into a `Trainer`: a progress bar, logs, early stopping and checkpoints.
 
 The loop itself is in `fastrnn.training`; what a training's checkpoint holds, in `fastrnn.resume`.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
+import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import save
+from .checkpoint import remove_temporaries, save, write_whole
 from .resume import last_path, save_training
 from .training import Callback
 
@@ -95,6 +100,203 @@ class EpochLog(Callback):
         self.write(self.line(row))
 
 
+class FileLog(Callback):
+    """A file with one row an epoch; what `CSVLog` and `JSONLinesLog` share.
+
+    Parameters
+    ----------
+    path : str or Path
+        Written from `Trainer.history` at the beginning, so a resumed training goes on with the rows
+        that its checkpoint knows of: one that was written after the checkpoint, or half a line, is
+        written again, and none is missing. What is no regular file (``/dev/stdout``) only gets the
+        new rows.
+
+    Raises
+    ------
+    OSError
+        During `Trainer.fit`; names `path`.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._columns, self._rows = [], 0
+
+    def on_begin(self, trainer):
+        remove_temporaries(self.path)
+        if self._is_regular():
+            self._write_all(trainer.history)
+        else:
+            self._columns, self._rows = [], len(trainer.history)
+
+    def on_epoch(self, trainer, row):
+        # An epoch's last row takes the place of the one that a limit amid the epoch had left.
+        follows = len(trainer.history) == self._rows + 1 and [*row] == self._columns
+        if follows or not self._is_regular():
+            with self._named():
+                self._append(row)
+        else:
+            self._write_all(trainer.history)
+
+    def _is_regular(self):
+        return self.path.is_file() or not self.path.exists()
+
+    def _append(self, row):
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            if [*row] != self._columns:
+                self._columns = [*row]
+                file.write(self._head())
+            file.write(self._line(row))
+            file.flush()
+            if self._is_regular():
+                os.fsync(file.fileno())
+        self._rows += 1
+
+    def _write_all(self, rows):
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = self._head() if rows else ""
+        write_whole(self.path, (text + "".join(map(self._line, rows))).encode())
+        self._rows = len(rows)
+
+    @contextmanager
+    def _named(self):
+        try:
+            yield
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self.path)) from None
+
+    def _head(self) -> str:
+        return ""
+
+    def _line(self, row) -> str:
+        raise NotImplementedError
+
+
+class CSVLog(FileLog):
+    """Write the row of each epoch into a CSV file (RFC 4180, but lines end with a line feed).
+
+    Parameters
+    ----------
+    path : str or Path
+        An older file is replaced; that of a resumed training is continued, see `FileLog`.
+
+    Notes
+    -----
+    The columns are the names in the rows of `Trainer.fit`; what a row lacks stays empty.
+
+    Examples
+    --------
+    >>> from fastrnn.callbacks import CSVLog
+    >>> log = CSVLog("training.csv")  # Trainer(..., callbacks=[log])
+    """
+
+    def _head(self):
+        return self._as_csv(self._columns)
+
+    def _line(self, row):
+        return self._as_csv([row.get(name) for name in self._columns])
+
+    @staticmethod
+    def _as_csv(values):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(values)
+        return text.getvalue()
+
+
+class JSONLinesLog(FileLog):
+    """Write the row of each epoch as one JSON object a line; NaN and infinity become null.
+
+    Parameters
+    ----------
+    path : str or Path
+        An older file is replaced; that of a resumed training is continued, see `FileLog`.
+
+    Examples
+    --------
+    >>> from fastrnn.callbacks import JSONLinesLog
+    >>> log = JSONLinesLog("training.jsonl")  # Trainer(..., callbacks=[log])
+    """
+
+    def _line(self, row):
+        known = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        return json.dumps(known) + "\n"
+
+
+class EarlyStopping(Callback):
+    """End a training that has stopped to improve.
+
+    Parameters
+    ----------
+    patience : int, default 5
+        It ends when `monitor` has not improved for this many epochs in a row.
+    min_delta : float, default 0
+        By how much it has to be better than the best so far to be an improvement.
+    monitor : str, default "val_loss"
+        A name in the rows of `Trainer.fit`. Without validation, "val_loss" means "train_loss".
+    mode : {"min", "max"}
+        "max" where more is better: an accuracy.
+
+    Raises
+    ------
+    ValueError
+        ``patience: expected an integer of at least 1, got 0``, ``mode: expected 'min' or 'max', got
+        'least'``; in `Trainer.fit`, ``monitor: expected one of epoch, step, ..., got 'loss'``.
+
+    Notes
+    -----
+    What an epoch cut short by a limit measured is not judged. The model is that of the last epoch;
+    `Checkpoints` keeps the best one. A training that was stopped stays so when it is resumed, until
+    the patience is raised.
+
+    Examples
+    --------
+    >>> from fastrnn.callbacks import EarlyStopping
+    >>> stopping = EarlyStopping(patience=3)  # Trainer(..., callbacks=[stopping])
+    """
+
+    def __init__(self, patience=5, min_delta=0.0, monitor="val_loss", mode="min"):
+        if patience != int(patience) or patience < 1:
+            raise ValueError(f"patience: expected an integer of at least 1, got {patience}")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta: expected a number of at least 0, got {min_delta}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: expected 'min' or 'max', got {mode!r}")
+        self.patience, self.min_delta = int(patience), float(min_delta)
+        self.monitor, self.mode = monitor, mode
+        self.best, self.waited = None, 0
+
+    def state_dict(self):
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, saved):
+        self.best, self.waited = saved["best"], saved["waited"]
+
+    def on_begin(self, trainer):
+        self._judge(trainer)
+
+    def on_epoch(self, trainer, row):
+        if trainer.progress.position:
+            return  # amid an epoch: in an unbroken training this row does not exist
+        if self.monitor not in row:
+            raise ValueError(f"monitor: expected one of {', '.join(row)}, got {self.monitor!r}")
+        value = row[self.monitor]
+        if value is None and self.monitor == "val_loss":
+            value = row["train_loss"]
+        sign = 1 if self.mode == "min" else -1
+        if self.best is None or sign * value < sign * self.best - self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        self._judge(trainer)
+
+    def _judge(self, trainer):
+        if self.waited >= self.patience:
+            epochs = "epoch" if self.waited == 1 else "epochs"
+            trainer.stop(f"{self.monitor} has not improved for {self.waited} {epochs}")
+
+
 class Checkpoints(Callback):
     """Keep two files: the best model so far, and everything needed to resume.
 
@@ -110,24 +312,34 @@ class Checkpoints(Callback):
     Notes
     -----
     Both are written to a temporary file, flushed to the disk and renamed, so a file is at any
-    moment either the old one or the new one. If a run ends before its first validation, the model
-    is the latest one, so that there is one.
+    moment either the old one or the new one; what a killed run left of such a file is removed when
+    the next one begins. If a run ends before its first validation, the model is the latest one, so
+    that there is one. A model with NaN or infinity in it is not saved, but a `NonFiniteError`.
     """
+
+    last = True  # what is saved contains what the other callbacks have become
 
     def __init__(self, path, options: dict | None = None, every: float = 60.0):
         self.path, self.options, self.every = Path(path), options or {}, every
         self._saved_at = time.monotonic()
 
+    def on_begin(self, trainer):
+        for path in (self.path, last_path(self.path)):
+            remove_temporaries(path)
+
     def on_step(self, trainer, loss):
         if time.monotonic() - self._saved_at > self.every:
+            trainer.check_finite()
             self._save_last(trainer)
 
     def on_epoch(self, trainer, row):
+        trainer.check_finite()
         if row["best"]:
             save(trainer.model, self.path)
         self._save_last(trainer)
 
     def on_end(self, trainer):
+        trainer.check_finite()
         if math.isinf(trainer.progress.best):
             save(trainer.model, self.path)
         self._save_last(trainer)

@@ -12,8 +12,11 @@ path holds either the whole old file or the whole new one.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -105,10 +108,22 @@ def write_tensors(path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
 
     # to_bytes would write a strided array's memory, not its elements.
     dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = to_bytes(dense, dict(metadata))
+    write_whole(path, to_bytes(dense, dict(metadata)))
+
+
+def write_whole(path, data: bytes) -> None:
+    """Write a file in one step as far as a reader can see, whatever happens meanwhile.
+
+    Raises
+    ------
+    OSError
+        Names `path`; an old file is as it was. So it is for what is no regular file, a device say.
+    """
     path = os.fspath(path)
     target = os.path.realpath(path)  # through a link, not in its place
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"  # same directory: rename works within a disk
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        raise OSError(errno.EINVAL, "expected a regular file", path)
+    temporary = temporary_name(target)
     try:
         try:
             with open(temporary, "xb") as file:
@@ -123,6 +138,24 @@ def write_tensors(path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
         _sync_directory(os.path.dirname(target))
     except OSError as error:  # the temporary name would tell the caller nothing
         raise type(error)(error.errno, error.strerror, path) from None
+
+
+def temporary_name(target: str) -> str:
+    """Return a new name beside a file: in its folder, since a rename works within a disk."""
+    return f"{target}.{os.urandom(4).hex()}.tmp"
+
+
+def remove_temporaries(path) -> None:
+    """Remove what `write_whole` left beside `path` when its process was killed.
+
+    Only for the one who owns the path: another process may be about to rename its own.
+    """
+    folder, name = os.path.split(os.path.realpath(path))
+    ours = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.tmp")
+    with contextlib.suppress(OSError):  # a folder that is gone is reported by who writes into it
+        for entry in os.listdir(folder):
+            if ours.fullmatch(entry):
+                os.unlink(os.path.join(folder, entry))
 
 
 def read_tensors(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -1,11 +1,19 @@
-"""Text as training data: a corpus, its characters as integer ids, and parallel streams of chunks.
+"""What a `fastrnn.Trainer` reads, all of it in memory: text as streams, and arrays as batches.
 
-This is what a character model reads, and no general data loader: one sequence of ids that fits in
-memory, walked in the order that truncated back-propagation through time needs (`Streams`), or once
-from end to end to be measured (`Whole`).
+Text is one long sequence of ids, walked in the order that truncated back-propagation through time
+needs (`Streams`), or once from end to end to be measured (`Whole`). Many separate sequences are
+padded to one array (`pad_sequences`) and drawn in batches (`Batches`).
+
+The protocol of all three: ``epoch(number)`` returns the chunks of that epoch, always the same for
+the same number, as a sequence of ``(x, target)`` or ``(x, target, lengths)``; `carries_state` says
+whether a chunk goes on where the previous one ended. So the number of an epoch and a position are
+all that a resumed training has to know of its data.
 """
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -269,3 +277,218 @@ def _chunks(x, target, streams, seq_len):
     """Cut two sequences into time-major chunks, each a view of one (steps, streams) array."""
     x, target = (np.ascontiguousarray(a.reshape(streams, -1).T) for a in (x, target))
     return [(x[t : t + seq_len], target[t : t + seq_len]) for t in range(0, len(x), seq_len)]
+
+
+class Batches:
+    """Separate sequences, or plain samples, in batches: in another order each epoch.
+
+    Parameters
+    ----------
+    x : array-like (T, N, ...), or with batch_first (N, T, ...)
+        N sequences: features, or integer token ids. Without a time axis, (N, ...) and batch_first.
+    y : array-like, optional
+        Targets: one for each step, (T, N, ...) or (N, T, ...) as x; or one for each sequence,
+        (N, ...). Without `batch_first` the first is meant if the first two axes are those of x.
+        None: for `Trainer.predict` alone.
+    batch_size : int, default 32
+        The last batch of an epoch may be smaller.
+    shuffle : bool, default True
+        Epoch `e` takes the sequences in an order drawn from (`seed`, e); otherwise as they come.
+    seed : int, default 0
+    lengths : array-like of N integers in 0..T, optional
+        Steps of each sequence, e.g. from `pad_sequences`: handed to the model. Where y has an
+        integer for each step, those past the end become `IGNORED`, which `fastrnn.cross_entropy`
+        does not count. Real targets stay as they are, and so count: mask them in the loss.
+    batch_first : bool, default False
+        As in the model's layers.
+
+    Raises
+    ------
+    ValueError
+        ``y: expected 10 sequences on axis 1, as in x, got 9``, ``lengths: expected 10 integers from
+        0 to 5, got ...``, ``batch_size: expected at least 1, got 0``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.data import Batches
+    >>> x, y = np.arange(10).reshape(2, 5), np.arange(5)  # T = 2, N = 5
+    >>> for chunk, target in Batches(x, y, batch_size=2, shuffle=False).epoch(0):
+    ...     print(chunk.tolist(), target.tolist())
+    [[0, 1], [5, 6]] [0, 1]
+    [[2, 3], [7, 8]] [2, 3]
+    [[4], [9]] [4]
+    """
+
+    carries_state = False
+
+    def __init__(
+        self, x, y=None, batch_size=32, shuffle=True, seed=0, *, lengths=None, batch_first=False
+    ):
+        self.x = np.asarray(x)
+        self.batch_size = operator.index(batch_size)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self._axis = 0 if batch_first else 1
+        if self.x.ndim <= self._axis:
+            raise ValueError(
+                f"x: expected at least {self._axis + 1} axes, got shape {self.x.shape}"
+                + ("" if batch_first else "; samples without a time axis need batch_first=True")
+            )
+        self._count = self.x.shape[self._axis]
+        if not self._count:
+            raise ValueError(f"x: expected at least one sequence, got shape {self.x.shape}")
+        self.shuffle, self.seed = bool(shuffle), seed
+        self.y = None if y is None else np.asarray(y)
+        self._target_axis = self._axis
+        each_step = self.y is not None and self.y.shape[:2] == self.x.shape[:2] and self.x.ndim > 1
+        if self.y is not None:
+            if not each_step:
+                self._target_axis = 0
+            if self.y.ndim == 0 or self.y.shape[self._target_axis] != self._count:
+                raise ValueError(
+                    f"y: expected {self._count} sequences on axis {self._target_axis}, as in x, "
+                    f"got shape {self.y.shape}"
+                )
+        self.lengths = None
+        if lengths is not None:
+            steps = self.x.shape[1 - self._axis] if self.x.ndim > 1 else 0
+            self.lengths = _checked_lengths(lengths, self._count, steps)
+            if each_step and self.y.dtype.kind in "iu":
+                padding = np.arange(steps)[:, None] >= self.lengths
+                padding = padding.T if batch_first else padding
+                where = padding.reshape(padding.shape + (1,) * (self.y.ndim - 2))
+                self.y = np.where(where, IGNORED, self.y.astype(np.int64, copy=False))
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self._count // self.batch_size)
+
+    def epoch(self, number: int) -> Sequence:
+        """Return the batches of one epoch; each is gathered when it is asked for.
+
+        A batch is ``(x, y)`` or ``(x, y, lengths)``, C-contiguous arrays.
+        """
+        order = np.arange(self._count)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, number]).permutation(self._count)
+        return _Epoch(self, order)
+
+    def _gather(self, rows):
+        x = self.x.take(rows, self._axis)
+        y = None if self.y is None else self.y.take(rows, self._target_axis)
+        return (x, y) if self.lengths is None else (x, y, self.lengths[rows])
+
+
+class _Epoch(Sequence):
+    """The batches of one order, made one at a time: an epoch costs no copy of the data."""
+
+    def __init__(self, data, order):
+        self._data, self._order = data, order
+
+    def __len__(self):
+        return len(self._data)
+
+    def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(f"batch: expected 0 to {len(self) - 1}, got {i}")
+        size = self._data.batch_size
+        return self._data._gather(self._order[i * size : (i + 1) * size])
+
+
+def pad_sequences(sequences, batch_first=False, value=0) -> tuple[np.ndarray, np.ndarray]:
+    """Put sequences of different length into one array.
+
+    Parameters
+    ----------
+    sequences : sequence of array-like (T_b, ...)
+        At least one; all of one shape but for their first axis. A length may be 0.
+    batch_first : bool, default False
+    value : number, default 0
+        What comes after a sequence's end. Layers that are given the lengths never read it.
+
+    Returns
+    -------
+    padded : ndarray (T, B, ...), or with batch_first (B, T, ...)
+        T is the largest length; the dtype is the common one of the sequences.
+    lengths : (B,) int64
+        For ``layer(padded, lengths=lengths)``.
+
+    Raises
+    ------
+    ValueError
+        ``sequences: expected at least one, got none``, ``sequence 2: expected shape (steps, 3), as
+        of sequence 0, got (5, 4)``, ``value: -100 does not fit into uint8``.
+
+    Examples
+    --------
+    >>> import fastrnn as fr
+    >>> padded, lengths = fr.pad_sequences([[1, 2, 3], [4], [5, 6]], batch_first=True)
+    >>> padded.tolist(), lengths.tolist()
+    ([[1, 2, 3], [4, 0, 0], [5, 6, 0]], [3, 1, 2])
+    """
+    arrays = [np.asarray(s) for s in sequences]
+    if not arrays:
+        raise ValueError("sequences: expected at least one, got none")
+    for i, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+            rest = "".join(f", {n}" for n in arrays[0].shape[1:]) or ","
+            raise ValueError(
+                f"sequence {i}: expected shape (steps{rest}), as of sequence 0, got {array.shape}"
+            )
+    # An empty list is float64 to NumPy, and would turn token ids into floats.
+    dtype = np.result_type(*([a.dtype for a in arrays if len(a)] or [arrays[0].dtype]))
+    with np.errstate(invalid="ignore", over="ignore"):
+        fill = np.asarray(value).astype(dtype)
+    if fill.ndim or not (fill == value or (fill != fill and value != value)):
+        raise ValueError(f"value: {value} does not fit into {dtype}")
+    lengths = np.array([len(a) for a in arrays], np.int64)
+    padded = np.full((len(arrays), lengths.max(), *arrays[0].shape[1:]), fill, dtype)
+    if not batch_first:
+        padded = np.ascontiguousarray(padded.swapaxes(0, 1))
+    rows = padded if batch_first else padded.swapaxes(0, 1)
+    for row, array in zip(rows, arrays, strict=True):
+        row[: len(array)] = array
+    return padded, lengths
+
+
+def unpad_sequences(padded, lengths, batch_first=False) -> list[np.ndarray]:
+    """Take the sequences out of a padded array: the inverse of `pad_sequences`.
+
+    Parameters
+    ----------
+    padded : array-like (T, B, ...), or with batch_first (B, T, ...)
+    lengths : array-like of B integers in 0..T
+    batch_first : bool, default False
+
+    Returns
+    -------
+    list of ndarray (T_b, ...)
+        Views into `padded`.
+
+    Raises
+    ------
+    ValueError
+        ``lengths: expected 3 integers from 0 to 5, got [6, 1, 2]``.
+
+    Examples
+    --------
+    >>> import fastrnn as fr
+    >>> [s.tolist() for s in fr.unpad_sequences(*fr.pad_sequences([[1, 2, 3], [4]]))]
+    [[1, 2, 3], [4]]
+    """
+    padded = np.asarray(padded)
+    if padded.ndim < 2:
+        raise ValueError(f"padded: expected at least 2 axes, got shape {padded.shape}")
+    rows = padded if batch_first else padded.swapaxes(0, 1)
+    lengths = _checked_lengths(lengths, *rows.shape[:2])
+    return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+
+def _checked_lengths(lengths, count, steps) -> np.ndarray:
+    array = np.asarray(lengths)
+    fits = array.shape == (count,) and array.dtype.kind in "iu"
+    if not fits or (count and not (array.min() >= 0 and array.max() <= steps)):
+        given = array.tolist() if array.size <= 10 else f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"lengths: expected {count} integers from 0 to {steps}, got {given}")
+    return array.astype(np.int64)

@@ -3,8 +3,9 @@
 One safetensors file with everything that the next step depends on. As tensors: the model's
 parameters (``0.weight_ih_l0``), the optimizer's memory and the carried recurrent state
 (``trainer/...``). As JSON in the metadata: the model's configuration, epoch, step, position in the
-data, best loss, and the caller's options. There is no random generator in it because none is
-running: whatever a training draws, it draws from the seed and the number of the epoch.
+data, best loss, schedule, random state, callbacks, the rows of all epochs, and the caller's
+options. Data needs no random generator: whatever is drawn, is drawn from the seed and the number of
+the epoch.
 
 It is not the file that `fastrnn.load` reads; that holds the best model, this one the latest.
 """
@@ -90,14 +91,15 @@ def load_training(path) -> SavedTraining:
 
 
 def _take_arrays(tree, name, tensors):
-    """Return a tree of dicts, tuples, numbers and arrays as JSON can hold it; fill `tensors`."""
+    """Return a tree of dicts, tuples, lists, numbers and arrays as JSON; fill `tensors`."""
     if isinstance(tree, np.ndarray):
         tensors[name] = tree
         return {"tensor": name}
     if isinstance(tree, dict):
         return {"dict": {k: _take_arrays(v, f"{name}/{k}", tensors) for k, v in tree.items()}}
-    if isinstance(tree, tuple):
-        return {"tuple": [_take_arrays(v, f"{name}/{k}", tensors) for k, v in enumerate(tree)]}
+    if isinstance(tree, (tuple, list)):
+        kind = "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [_take_arrays(v, f"{name}/{k}", tensors) for k, v in enumerate(tree)]}
     return tree
 
 
@@ -110,4 +112,5 @@ def _put_arrays(tree, tensors):
         return tensors.pop(content)
     if kind == "dict":
         return {k: _put_arrays(v, tensors) for k, v in content.items()}
-    return tuple(_put_arrays(v, tensors) for v in content)
+    values = [_put_arrays(v, tensors) for v in content]
+    return tuple(values) if kind == "tuple" else values

@@ -1,15 +1,16 @@
 """The training loop: forward, loss, backward, clip, update, chunk after chunk, epoch after epoch.
 
 There is one loop in the project, and it is this one. It knows nothing of text, files or terminals:
-data comes as chunks (`fastrnn.data`), and whoever wants to print, draw or save hooks in as a
-`Callback` (`fastrnn.callbacks`).
+data comes as chunks (`fastrnn.data`), the rate may follow a schedule (`fastrnn.schedules`), and
+whoever wants to print, draw, save or stop hooks in as a `Callback` (`fastrnn.callbacks`).
 
 Truncated back-propagation through time: a sequence is cut into chunks, gradients stop at a chunk's
 start, and the recurrent state is carried on as a plain value (Williams & Peng 1990; Sutskever 2013,
 section 2.8.6). The state is zero at the start of every epoch.
 
-Everything the next step depends on is in `Trainer.state_dict`: optimizer, carried state and
-`Progress`. So a run that stops after any step and is resumed takes the same steps, bit for bit.
+Everything the next step depends on is in `Trainer.state_dict`: optimizer, schedule, random state,
+carried state, `Progress` and the state of the callbacks. So a run that stops after any step and is
+resumed takes the same steps, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -41,8 +43,9 @@ class Progress:
     """How far a training has come.
 
     `epoch` epochs are complete, and of the current one `position` chunks, with the sum of their
-    losses and the seconds they took; `step` updates in `seconds`, validation included; `best` is
-    the lowest validation loss (training loss, if there is no validation).
+    losses, the sums of their metrics over `epoch_counted` targets and the seconds they took; `step`
+    updates in `seconds`, validation included, the last one with the rate `lr`; `best` is the lowest
+    validation loss (training loss, if there is no validation).
     """
 
     epoch: int = 0
@@ -51,7 +54,10 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
     epoch_seconds: float = 0.0
+    epoch_counted: int = 0
+    epoch_metrics: dict = field(default_factory=dict)
     seconds: float = 0.0
+    lr: float = 0.0
     best: float = math.inf
 
 
@@ -60,7 +66,25 @@ class Callback:
 
     Exceptions pass through `fit`. `close` is called in every case, the others not after a failure:
     so a callback that saves in `on_end` never overwrites a good file with a broken state.
+
+    What a callback remembers from one step or epoch to the next belongs into `state_dict`, or a
+    resumed run is not the unbroken one. It is kept under the name of the callback's class.
+
+    Attributes
+    ----------
+    last : bool
+        Whether to be called after all callbacks that are not `last`: for those that save, so that
+        they save what the others have become in the same step.
     """
+
+    last = False
+
+    def state_dict(self) -> dict:
+        """Return what `load_state_dict` needs: a tree of dicts, tuples, numbers, text, arrays."""
+        return {}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on where the callback that gave this `state_dict` stood; called before `on_begin`."""
 
     def on_begin(self, trainer: Trainer) -> None:
         """Before the first step of a `fit`."""
@@ -84,7 +108,7 @@ class Trainer:
     Parameters
     ----------
     model : Module
-        Any layer or `Sequential`.
+        Any layer or model: what has ``forward(x, state)`` and a tape.
     optimizer : optimizer of `fastrnn.optim`
         Over the same model.
     loss : callable, default `fastrnn.cross_entropy`
@@ -92,41 +116,82 @@ class Trainer:
     clip : float, default 0
         Largest global norm of the gradient; 0 means no clipping.
     callbacks : iterable of Callback
+    metrics : mapping of str to callable, or iterable of callables with names of their own
+        ``metric(y, target)`` returns a mean over the counted targets, e.g. `fastrnn.accuracy`.
+        Reported for the validation data as ``val_NAME``.
+    train_metrics : bool, default False
+        Report the metrics of the training data, too, as ``train_NAME``: each measured in the step
+        that trains on it, before its update.
+    schedule : schedule of `fastrnn.schedules`, optional
+        Over the same optimizer.
 
     Attributes
     ----------
     progress : Progress
+    history : list of dict
+        The rows of all epochs so far, also those before a resumption; see `fit`.
     state
         The recurrent state carried into the next chunk; None at the start of an epoch.
+    stopped : str or None
+        Why the last `fit` ended before its limits, if it did; see `stop`.
+
+    Raises
+    ------
+    ValueError
+        ``clip: expected a norm >= 0, got -1``, ``metrics: expected another name than 'loss'``.
 
     Notes
     -----
-    `data` is an object with ``epoch(number)``, which returns a list of chunks ``(x, target)`` and
-    always the same list for the same number. If its ``carries_state`` is true, each chunk goes on
-    where the previous one ended.
+    `data` is an object with ``epoch(number)``, which returns a sequence of chunks ``(x, target)``,
+    or ``(x, target, lengths)`` for a model whose ``forward`` takes lengths, and always the same
+    chunks for the same number. If its ``carries_state`` is true, each chunk goes on where the
+    previous one ended. `fastrnn.Batches` is one, and those for text are in `fastrnn.data`.
+
+    Integer targets of `fastrnn.data.IGNORED` are not counted; of any others all are.
 
     Examples
     --------
     >>> import numpy as np
     >>> import fastrnn as fr
     >>> from fastrnn.data import Streams
-    >>> from fastrnn.training import Trainer
     >>> ids = np.tile(np.arange(5), 200)  # 0 1 2 3 4 0 1 ...
     >>> model = fr.Sequential(fr.GRU(5, 16, seed=0), fr.Linear(16, 5, seed=1))
-    >>> trainer = Trainer(model, fr.optim.Adam(model, 0.02), clip=5)
+    >>> adam = fr.optim.Adam(model, 0.02)
+    >>> trainer = fr.Trainer(model, adam, clip=5, metrics=[fr.accuracy])
     >>> rows = trainer.fit(Streams(ids, batch_size=4, seq_len=10), epochs=5)
     >>> [row["step"] for row in rows], rows[-1]["train_loss"] < 0.1
     ([24, 48, 72, 96, 120], True)
+    >>> trainer.evaluate(Streams(ids[:100], 1, 10))["accuracy"]
+    1.0
+    >>> trainer.predict(ids[:8].reshape(8, 1)).argmax(2).ravel()
+    array([1, 2, 3, 4, 0, 1, 2, 3])
     """
 
-    def __init__(self, model, optimizer, loss=cross_entropy, *, clip=0.0, callbacks=()):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        loss=cross_entropy,
+        *,
+        clip=0.0,
+        callbacks=(),
+        metrics=(),
+        train_metrics=False,
+        schedule=None,
+    ):
         if not clip >= 0:
             raise ValueError(f"clip: expected a norm >= 0, got {clip}")
         self.model, self.optimizer, self.loss, self.clip = model, optimizer, loss, clip
         self.callbacks = list(callbacks)
+        self.metrics, self.train_metrics = _named(metrics), bool(train_metrics)
+        self.schedule = schedule
         self.progress = Progress()
+        self.history = []
         self.state = None
+        self.stopped = None
         self._interrupted = False
+        self._callback_states = {}  # loaded, and not yet asked for by a callback
+        self._ordered = []
         self._limits = {}
         self._chunks = 1
         self._started = 0.0
@@ -145,14 +210,15 @@ class Trainer:
         Returns
         -------
         list of dict
-            One row an epoch: epoch (from 1), step, train_loss (mean over the epoch's steps),
-            val_loss (None without validation), tokens_per_s (training only), seconds (all so far),
-            best (whether this epoch is the best so far).
+            One row an epoch: epoch (from 1), step, lr (of the last update), train_loss (mean over
+            the epoch's steps), val_loss (None without validation), the metrics, tokens_per_s
+            (training only), seconds (all so far), best (whether this epoch is the best so far).
 
         Raises
         ------
         NonFiniteError
-            "step 7: the loss is nan", "step 7: the gradient of 0.weight_hh_l0 is not finite".
+            "step 7: the loss is nan, because 0.weight_hh_l0 is not finite", "step 7: the gradient
+            of 0.weight_hh_l0 is not finite". The update was not made.
         Interrupted
             A KeyboardInterrupt, after Ctrl-C, once the current step is complete and the callbacks'
             `on_end` has run. A second Ctrl-C does not wait: it is a plain KeyboardInterrupt.
@@ -162,6 +228,9 @@ class Trainer:
         if epochs is None and steps is None and seconds is None:
             raise ValueError("fit: expected a limit of epochs, steps or seconds, got none")
         self._limits = {"epochs": epochs, "steps": steps, "seconds": seconds}
+        self.stopped = None
+        self._ordered = sorted(self.callbacks, key=lambda callback: callback.last)
+        self._restore_callbacks()
         rows = []
         try:
             with self._deferred_interrupt():
@@ -176,8 +245,8 @@ class Trainer:
             raise Interrupted
         return rows
 
-    def evaluate(self, data) -> float | None:
-        """Return the mean loss over all counted targets, without training.
+    def evaluate(self, data) -> dict[str, float]:
+        """Return the mean loss and metrics over all counted targets, without training.
 
         Parameters
         ----------
@@ -186,36 +255,75 @@ class Trainer:
 
         Returns
         -------
-        float, or None if Ctrl-C came in between (only during `fit`)
-        """
-        total, counted, state = 0.0, 0, None
-        for x, target in data.epoch(0):
-            y, state = self.model(x, state if data.carries_state else None)
-            here = int(np.count_nonzero(target != IGNORED))
-            if here:
-                total += self.loss(y, target)[0] * here
-                counted += here
-            if self._interrupted:
-                return None
-        if not counted:
-            raise ValueError("data: expected targets that count, got none")
-        return total / counted
+        dict
+            ``loss``, and each metric by its name.
 
-    def train_step(self, x, target) -> float:
+        Raises
+        ------
+        ValueError
+            ``data: expected targets that count, got none``.
+        """
+        return self._evaluate(data, lambda: False)
+
+    def predict(self, data, lengths=None):
+        """Return the model's outputs, without training.
+
+        Parameters
+        ----------
+        data : ndarray, or as in the Notes of the class
+            An array is the model's x. Of other data epoch 0 is taken; its targets are not read, and
+            may be None: ``Batches(x, batch_size=64, shuffle=False)``.
+        lengths : array-like of B integers, optional
+            With an array only.
+
+        Returns
+        -------
+        ndarray, or list of ndarray
+            y; of other data one y a chunk, in their order.
+        """
+        if not hasattr(data, "epoch"):
+            return self.model(data, None, **_keywords(lengths))[0]
+        if lengths is not None:
+            raise ValueError("lengths: expected None, since the chunks of data have their own")
+        return [y for y, _ in self._outputs(data)]
+
+    def stop(self, reason: str) -> None:
+        """End the current `fit` after this step or epoch: for callbacks."""
+        self.stopped = reason
+
+    def train_step(self, x, target, lengths=None) -> float:
         """Take one update from one chunk, starting from the carried state; return the loss."""
+        p = self.progress
         self.model.zero_grad()
-        y, state, tape = self.model.forward(x, self.state)
+        y, state, tape = self.model.forward(x, self.state, **_keywords(lengths))
         loss, dy = self.loss(y, target)
         if not math.isfinite(loss):
-            culprit = _first_non_finite(self.model.state_dict())
-            because = f", because {culprit} is not finite" if culprit else ""
-            raise NonFiniteError(f"step {self.progress.step + 1}: the loss is {loss}{because}")
+            raise NonFiniteError(f"step {p.step + 1}: the loss is {loss}{self._because(x)}")
         tape.backward(dy)
         self._clip()
         self.optimizer.step()
         self.state = state
-        self.progress.step += 1
+        p.lr = self.optimizer.lr
+        p.step += 1
+        if self.schedule is not None and self.schedule.per == "update":
+            self.schedule.step()
+        if self.train_metrics:
+            counted = _counted(target)
+            p.epoch_counted += counted
+            for name, metric in self.metrics.items() if counted else ():
+                total = p.epoch_metrics.get(name, 0.0) + float(metric(y, target)) * counted
+                p.epoch_metrics[name] = total
         return loss
+
+    def check_finite(self) -> None:
+        """Raise `NonFiniteError` if a parameter is not finite: called before anything is saved.
+
+        An update can do this although its gradient was finite, and the next loss tells too late for
+        whoever saves in between.
+        """
+        culprit = _first_non_finite(self.model.state_dict())
+        if culprit:
+            raise NonFiniteError(f"step {self.progress.step}: {culprit} is not finite any more")
 
     @property
     def fraction(self) -> float:
@@ -230,22 +338,61 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Return what `load_state_dict` needs to go on, besides the model's parameters."""
+        states = dict(self._callback_states)
+        states |= {name: callback.state_dict() for name, callback in self._named_callbacks()}
         return {
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "random": _random_state(self.model),
             "state": self.state,
+            "callbacks": {name: state for name, state in states.items() if state},
+            "history": [dict(row) for row in self.history],
         }
 
     def load_state_dict(self, saved: dict) -> None:
-        """Go on where the trainer that gave this `state_dict` stood."""
+        """Go on where the trainer that gave this `state_dict` stood.
+
+        The states of callbacks are handed to those of the same class, now or at the next `fit`.
+
+        Raises
+        ------
+        ValueError
+            ``schedule: expected the state of StepLR, got none``, or the optimizer's.
+        """
+        schedule = saved.get("schedule")
+        if (schedule is None) != (self.schedule is None):
+            mine = "no schedule" if self.schedule is None else type(self.schedule).__name__
+            theirs = "none" if schedule is None else f"that of {schedule['class']}"
+            raise ValueError(f"schedule: expected the state of {mine}, got {theirs}")
         self.optimizer.load_state_dict(saved["optimizer"])
+        if schedule is not None:
+            self.schedule.load_state_dict(schedule)
+        if saved.get("random") is not None:
+            self.model.load_random_state(saved["random"])
         self.progress = Progress(**saved["progress"])
         self.state = saved["state"]
+        self.history = [dict(row) for row in saved.get("history", ())]
+        self._callback_states = dict(saved.get("callbacks", {}))
+        self._restore_callbacks()
+
+    def _named_callbacks(self):
+        """Yield callbacks with their names: EpochLog, EarlyStopping, EarlyStopping.1, ..."""
+        seen = {}
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            number = seen[kind] = seen.get(kind, -1) + 1
+            yield (f"{kind}.{number}" if number else kind), callback
+
+    def _restore_callbacks(self):
+        for name, callback in self._named_callbacks():
+            if name in self._callback_states:
+                callback.load_state_dict(self._callback_states.pop(name))
 
     def _run(self, data, validation, rows) -> None:
         p = self.progress
         chunks = data.epoch(p.epoch)
-        if not chunks:
+        if not len(chunks):
             raise ValueError("data: expected at least one chunk, got none")
         self._chunks = len(chunks)
         self._started = time.perf_counter() - p.seconds
@@ -254,23 +401,23 @@ class Trainer:
             if p.position == len(chunks):
                 self._report(validation, rows, complete=True)
                 chunks = data.epoch(p.epoch)
-            elif self._limit_reached():
+            elif self.stopped or self._limit_reached():
                 if p.position and p.step > first_step:
                     self._report(validation, rows, complete=False)
                 break
             else:
-                self._advance(*chunks[p.position], data.carries_state)
+                self._advance(chunks[p.position], getattr(data, "carries_state", False))
 
-    def _advance(self, x, target, carries_state) -> None:
+    def _advance(self, chunk, carries_state) -> None:
         p = self.progress
         before = time.perf_counter()
-        loss = self.train_step(x, target)
+        loss = self.train_step(*chunk)
         now = time.perf_counter()
         if not carries_state:
             self.state = None
         p.position += 1
         p.epoch_loss += loss
-        p.epoch_tokens += target.size
+        p.epoch_tokens += chunk[1].size
         p.epoch_seconds += now - before
         p.seconds = now - self._started
         self._emit("on_step", loss)
@@ -281,32 +428,69 @@ class Trainer:
         Ctrl-C during the validation leaves everything as it was: a resumed run validates again.
         """
         p = self.progress
-        train_loss, val_loss = p.epoch_loss / p.position, None
+        train_loss, scores = p.epoch_loss / p.position, {"loss": None}
         if validation is not None:
-            val_loss = self.evaluate(validation)
-            if val_loss is None:
+            scores = self._evaluate(validation, lambda: self._interrupted)
+            if scores is None:
                 return
-            if not math.isfinite(val_loss):
-                raise NonFiniteError(f"step {p.step}: the validation loss is {val_loss}")
+            if not math.isfinite(scores["loss"]):
+                raise NonFiniteError(
+                    f"step {p.step}: the validation loss is {scores['loss']}{self._because()}"
+                )
         p.seconds = time.perf_counter() - self._started
+        judged = train_loss if scores["loss"] is None else scores["loss"]
+        trained = {"loss": train_loss} | {
+            name: total / p.epoch_counted for name, total in p.epoch_metrics.items()
+        }
         row = {
             "epoch": p.epoch + 1,
             "step": p.step,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
+            "lr": p.lr,
+            **{f"train_{name}": value for name, value in trained.items()},
+            **{f"val_{name}": value for name, value in scores.items()},
             "tokens_per_s": p.epoch_tokens / p.epoch_seconds,
             "seconds": p.seconds,
-            "best": (train_loss if val_loss is None else val_loss) < p.best,
+            "best": judged < p.best,
         }
         if row["best"]:
-            p.best = train_loss if val_loss is None else val_loss
+            p.best = judged
         if complete:
             p.epoch += 1
-            p.position = p.epoch_tokens = 0
+            p.position = p.epoch_tokens = p.epoch_counted = 0
             p.epoch_loss = p.epoch_seconds = 0.0
+            p.epoch_metrics = {}
             self.state = None
+            if self.schedule is not None and self.schedule.per == "epoch":
+                self.schedule.step(judged)
+        if self.history and self.history[-1]["epoch"] == row["epoch"]:
+            self.history.pop()  # of the part of this epoch that an earlier limit had left
+        self.history.append(row)
         rows.append(row)
         self._emit("on_epoch", row)
+
+    def _evaluate(self, data, interrupted) -> dict | None:
+        """Return mean loss and metrics by name; None as soon as `interrupted` returns true."""
+        totals = dict.fromkeys(["loss", *self.metrics], 0.0)
+        all_counted = 0
+        for y, target in self._outputs(data):
+            counted = _counted(target)
+            if counted:
+                totals["loss"] += self.loss(y, target)[0] * counted
+                for name, metric in self.metrics.items():
+                    totals[name] += float(metric(y, target)) * counted
+                all_counted += counted
+            if interrupted():
+                return None
+        if not all_counted:
+            raise ValueError("data: expected targets that count, got none")
+        return {name: total / all_counted for name, total in totals.items()}
+
+    def _outputs(self, data):
+        """Yield y and target of every chunk of epoch 0."""
+        carries_state, state = getattr(data, "carries_state", False), None
+        for x, target, *rest in data.epoch(0):
+            y, state = self.model(x, state if carries_state else None, **_keywords(*rest))
+            yield y, target
 
     def _limit_reached(self) -> bool:
         p, limits = self.progress, self._limits
@@ -316,14 +500,20 @@ class Trainer:
     def _clip(self) -> None:
         try:
             clip_grad_norm_(self.model, self.clip or math.inf, error_if_nonfinite=True)
-        except FloatingPointError:
-            raise NonFiniteError(
-                f"step {self.progress.step + 1}: the gradient of "
-                f"{_first_non_finite(self.model.grads)} is not finite"
-            ) from None
+        except FloatingPointError as error:
+            name = _first_non_finite(self.model.grads)
+            what = f"the gradient of {name} is not finite" if name else str(error)
+            raise NonFiniteError(f"step {self.progress.step + 1}: {what}") from None
+
+    def _because(self, x=None) -> str:
+        """Return why a loss is not finite, as far as one can see."""
+        culprit = _first_non_finite(self.model.state_dict())
+        if culprit is None and np.asarray(x).dtype.kind == "f" and not np.isfinite(x).all():
+            culprit = "the input"
+        return f", because {culprit} is not finite" if culprit else ""
 
     def _emit(self, event, *args) -> None:
-        for callback in self.callbacks:
+        for callback in self._ordered:
             getattr(callback, event)(self, *args)
 
     @contextmanager
@@ -347,3 +537,38 @@ class Trainer:
 
 def _first_non_finite(arrays) -> str | None:
     return next((name for name, a in arrays.items() if not np.isfinite(a).all()), None)
+
+
+def _keywords(lengths=None) -> dict:
+    """Return the keyword arguments of a call; a model need not know of lengths if none come."""
+    return {} if lengths is None else {"lengths": lengths}
+
+
+def _counted(target) -> int:
+    target = np.asarray(target)
+    return (
+        target.size if target.dtype.kind not in "iu" else int(np.count_nonzero(target != IGNORED))
+    )
+
+
+def _random_state(model):
+    """Return what a model's random layers go on from, None if it has none."""
+    state = getattr(model, "random_state", None)
+    return state() if callable(state) else state
+
+
+def _named(metrics) -> dict:
+    """Return metrics by name, or explain why they cannot be told apart in a row."""
+    if not isinstance(metrics, Mapping):
+        metrics = list(metrics)
+        names = [getattr(metric, "__name__", repr(metric)) for metric in metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"metrics: expected different names, got {name!r} twice")
+        metrics = dict(zip(names, metrics, strict=True))
+    if "loss" in metrics:
+        raise ValueError("metrics: expected another name than 'loss'")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(f"metrics: expected callables, got {name}: {type(metric).__name__}")
+    return dict(metrics)

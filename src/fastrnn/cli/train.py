@@ -2,25 +2,29 @@
 
 The text's end is kept for validation. The best model so far is kept in --out, and everything needed
 to go on in a second file beside it (model.last.safetensors). Ctrl-C saves and stops; --resume goes
-on from there, to exactly the result of an unbroken run.
+on from there, or from the last save of a run that was killed, to exactly the result of an unbroken
+run.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
 import math
 import os
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from . import CommandError, reason
 from .arguments import integer, number
 
-EXAMPLE = "fastrnn train book.txt --hidden 256 --layers 2 --epochs 20 --out book.safetensors"
+EXAMPLE = (
+    "fastrnn train book.txt --hidden 256 --layers 2 --epochs 20 --schedule cosine --warmup 100 "
+    "--patience 3 --log book.csv --out book.safetensors"
+)
 
 DEFAULTS = {
     "cell": "lstm",
@@ -33,12 +37,21 @@ DEFAULTS = {
     "optimizer": "adam",
     "lr": 2e-3,
     "clip": 5.0,
+    "schedule": "constant",
+    "warmup": 0,
+    "decay": 0.5,
+    "decay_epochs": 2,
+    "patience": 0,
     "seed": 0,
     "val_fraction": 0.1,
+    "log": None,
+    "save_every": 60.0,
 }
 DEFAULT_EPOCHS = 20
 LIMITS = ("epochs", "steps", "minutes")
-MAY_CHANGE = ("lr", "clip")  # in a resumed run; anything else would make it another training
+# In a resumed run; anything else would make it another training.
+MAY_CHANGE = ("lr", "clip", "patience", "log", "save_every")
+SUFFIXES = (".csv", ".jsonl")
 
 
 def configure(parser) -> None:
@@ -81,6 +94,27 @@ def configure(parser) -> None:
     add("--optimizer", choices=("adam", "sgd", "rmsprop", "adagrad", "adamw"), help="(adam)")
     add("--lr", type=number(0, above=True), metavar="RATE", help="learning rate (0.002)")
     add("--clip", type=number(0), metavar="NORM", help="largest gradient norm; 0: any (5)")
+    add(
+        "--schedule",
+        choices=("constant", "step", "cosine", "plateau"),
+        help="of the rate. step: times --decay every --decay-epochs; plateau: after so many "
+        "without a better validation loss; cosine: half of one, to 0 at the limit of epochs or "
+        "steps (constant)",
+    )
+    add(
+        "--warmup",
+        type=integer(0),
+        metavar="N",
+        help="updates in which the rate rises first; constant and cosine (0)",
+    )
+    add("--decay", type=number(0, above=True, below=1), metavar="F", help="step, plateau (0.5)")
+    add("--decay-epochs", type=integer(1), metavar="N", help="step, plateau (2)")
+    add(
+        "--patience",
+        type=integer(0),
+        metavar="N",
+        help="stop after N epochs without a better validation loss; 0: never (0)",
+    )
 
     add = parser.add_argument_group("limits, counted from the very start").add_argument
     add("--epochs", type=integer(1), metavar="N", help=f"({DEFAULT_EPOCHS}, if no limit is given)")
@@ -88,6 +122,13 @@ def configure(parser) -> None:
     add("--minutes", type=number(0, above=True), metavar="M")
 
     add = parser.add_argument_group("output").add_argument
+    add("--log", type=_log_file, metavar="FILE", help="a row an epoch, as .csv or .jsonl")
+    add(
+        "--save-every",
+        type=number(0),
+        metavar="SECONDS",
+        help="between two saves within an epoch (60)",
+    )
     add("--json", action="store_true", help="print one JSON object per epoch and nothing else")
     add(
         "--progress",
@@ -99,21 +140,37 @@ def configure(parser) -> None:
 
 def run(args) -> int:
     """Train, and return the exit code."""
-    _check_writable(args.out)
+    _check_writable(args.out, "--out")
     saved = _load_saved(args.out) if args.resume else None
     options = _merge(args, saved.options) if saved else _given(args)
+    if options["log"]:
+        _check_writable(Path(options["log"]), "--log")
     text = _read_text(options)
     if saved and saved.options["text_sha256"] != options["text_sha256"]:
         raise CommandError(f"{_name(options)}: not the text that the training to resume is about")
 
-    from ..callbacks import Checkpoints, EpochLog, ProgressBar
+    from ..callbacks import (
+        Checkpoints,
+        CSVLog,
+        EarlyStopping,
+        EpochLog,
+        JSONLinesLog,
+        ProgressBar,
+    )
     from ..training import Interrupted, NonFiniteError
 
     with _told():
         trainer, data, validation = _assemble(text, options, saved)
     bar = ProgressBar(show=args.progress, unit="chars")
-    log = EpochLog(bar.write, _json_line if args.json else _line)
-    trainer.callbacks = [Checkpoints(args.out, options), log, bar]
+    varies = options["schedule"] != "constant" or options["warmup"]
+    line = _json_line if args.json else _line_with_rate if varies else _line
+    trainer.callbacks = [EpochLog(bar.write, line), bar]
+    if options["patience"]:
+        trainer.callbacks.append(EarlyStopping(options["patience"]))
+    if options["log"]:
+        kind = CSVLog if options["log"].endswith(".csv") else JSONLinesLog
+        trainer.callbacks.append(kind(options["log"]))
+    trainer.callbacks.append(Checkpoints(args.out, options, options["save_every"]))
     if not args.json:
         print(_headline(trainer, data, text, options))
     limits = {"epochs": options["epochs"], "steps": options["steps"]}
@@ -134,7 +191,9 @@ def run(args) -> int:
     except OSError as error:
         raise CommandError(reason(error)) from None
     if not args.json:
-        if trainer.progress.step == step:
+        if trainer.stopped:
+            print(f"stopped: {trainer.stopped}")
+        elif trainer.progress.step == step:
             print("nothing left to do: the limit was reached before")
         print(
             f"best model, {_nats(trainer.progress.best)}: {args.out}\n"
@@ -171,15 +230,27 @@ def _or(value, default):
     return default if value is None else value
 
 
-def _check_writable(out):
+def _log_file(text):
+    """Return the name of a log: a type for argparse."""
+    if not text.endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(
+            f"expected a name that ends in {' or '.join(SUFFIXES)}, got {text!r}"
+        )
+    return text
+
+
+def _check_writable(path, option):
     """Find out before an hour of training, not after it."""
+    from ..checkpoint import temporary_name
+
     try:
-        if out.is_dir():
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
-            pass
+        temporary = Path(temporary_name(os.path.realpath(path)))
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
     except OSError as error:
-        raise CommandError(f"--out: cannot write {out}: {error.strerror}") from None
+        raise CommandError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 def _load_saved(out):
@@ -255,11 +326,34 @@ def _assemble(text, options, saved):
     )
     kinds = {k.lower(): getattr(optim, k) for k in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad")}
     optimizer = kinds[options["optimizer"]](model, options["lr"])
-    trainer = Trainer(model, optimizer, clip=options["clip"])
+    schedule = _schedule(optimizer, options, len(data))
+    trainer = Trainer(model, optimizer, clip=options["clip"], schedule=schedule)
     if saved:
         trainer.load_state_dict(saved.trainer)
-        optimizer.lr = options["lr"]
+        schedule.base_lr = options["lr"]
     return trainer, data, validation
+
+
+def _schedule(optimizer, options, updates_per_epoch):
+    """Return the schedule of the learning rate, or say which options do not go together."""
+    from ..schedules import Constant, CosineWithWarmup, ReduceOnPlateau, StepLR
+
+    kind, warmup = options["schedule"], options["warmup"]
+    if warmup and kind in ("step", "plateau"):
+        raise CommandError(f"--warmup: expected 0 with --schedule {kind}, got {warmup}")
+    if kind == "step":
+        return StepLR(optimizer, options["decay_epochs"], options["decay"])
+    if kind == "plateau":
+        return ReduceOnPlateau(optimizer, options["decay"], options["decay_epochs"] - 1)
+    if kind == "constant":
+        return Constant(optimizer, warmup)
+    totals = [options["steps"], options["epochs"] and options["epochs"] * updates_per_epoch]
+    if not any(totals):
+        raise CommandError("--schedule cosine: expected a limit of --epochs or --steps, got none")
+    total = min(filter(None, totals))
+    if warmup >= total:
+        raise CommandError(f"--warmup: expected less than the {total} updates in all, got {warmup}")
+    return CosineWithWarmup(optimizer, total, warmup)
 
 
 @contextmanager
@@ -302,9 +396,13 @@ def _line(row):
     )
 
 
+def _line_with_rate(row):
+    return f"{_line(row)}  rate {row['lr']:.3g}"
+
+
 def _json_line(row):
     loss = _or(row["val_loss"], row["train_loss"])
-    keys = ("epoch", "step", "train_loss", "val_loss", "tokens_per_s", "seconds")
+    keys = ("epoch", "step", "lr", "train_loss", "val_loss", "tokens_per_s", "seconds")
     return json.dumps({k: row[k] for k in keys} | {"bits_per_char": loss / math.log(2)})
 
 
