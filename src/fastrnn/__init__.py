@@ -36,6 +36,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
+    "diagnostics",
     "get_num_threads",
     "gradcheck",
     "load",
@@ -45,3 +46,20 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_LATER = {"diagnostics": "fastrnn.diagnostics"}  # imported when first asked for
+
+
+def __getattr__(name):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = import_module(_LATER[name])
+    value = getattr(found, name, found)  # a class of the module, or the module itself
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_LATER})
