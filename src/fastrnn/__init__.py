@@ -39,6 +39,7 @@ __all__ = [
     "diagnostics",
     "get_num_threads",
     "gradcheck",
+    "init",
     "load",
     "mse",
     "optim",
@@ -47,7 +48,10 @@ __all__ = [
     "show_config",
 ]
 
-_LATER = {"diagnostics": "fastrnn.diagnostics"}  # imported when first asked for
+_LATER = {  # imported when first asked for
+    "diagnostics": "fastrnn.diagnostics",
+    "init": "fastrnn.init",
+}
 
 
 def __getattr__(name):
