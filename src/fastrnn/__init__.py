@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "mse",
     "optim",
+    "rescale_recurrent_",
     "save",
     "set_num_threads",
     "show_config",
@@ -51,6 +52,7 @@ __all__ = [
 _LATER = {  # imported when first asked for
     "diagnostics": "fastrnn.diagnostics",
     "init": "fastrnn.init",
+    "rescale_recurrent_": "fastrnn.rescale",
 }
 
 

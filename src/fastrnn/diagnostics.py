@@ -28,6 +28,7 @@ __all__ = [
     "JacobianNorms",
     "gate_saturation",
     "jacobian",
+    "jacobian_factor",
     "jacobian_norms",
     "spectral_norm",
     "spectral_radius",
@@ -228,6 +229,53 @@ def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> Ja
         np.array(bounds),
         np.array(weight_bounds) if vanilla else None,
     )
+
+
+def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
+    """Return the factor a step that the Jacobian over the whole sequence amounts to.
+
+    The lecture's c, measured: ``||d s_T / d s_0|| = c^T``. Below 1 gradients vanish, above 1 they
+    explode.
+
+    Parameters
+    ----------
+    layer, x, state, lengths, index
+        As in `step_jacobians`. Rows without a step do not count.
+
+    Returns
+    -------
+    float
+        ``||d s_n / d s_0||^(1/n)`` with n the steps of a row, and the geometric mean over rows.
+
+    Raises
+    ------
+    ValueError
+        ``x: expected at least one step, got none``.
+
+    Notes
+    -----
+    (D15). At a fixed point of the layer this goes to the spectral radius of its Jacobian as T
+    grows (Gelfand), in general to the largest Lyapunov factor.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> from fastrnn import diagnostics
+    >>> layer = fr.RNN(1, 2, nonlinearity="relu", bias=False)
+    >>> layer.params["weight_ih_l0"], layer.params["weight_hh_l0"] = 1, [[1.5, 0], [0, 0.9]]
+    >>> diagnostics.jacobian_factor(layer, np.ones((20, 1, 1), np.float32))
+    1.5
+    """
+    walk = _walk(layer, x, state, lengths, index)
+    steps = walk.live[..., 0].sum(0)
+    if not steps.any():
+        raise ValueError("x: expected at least one step, got none")
+    product = _Scaled(np.broadcast_to(np.eye(walk.S), (walk.B, walk.S, walk.S)), (1, 2))
+    for u in range(walk.T):
+        product.set(_step(walk, u) @ product.value)
+    with np.errstate(divide="ignore"):  # log 0: the factor is 0
+        logs = np.log(_largest_singular_value(product.value)) + product.exponent * np.log(2.0)
+    return float(np.exp(np.mean((logs / np.maximum(steps, 1))[steps > 0])))
 
 
 def spectral_radius(layer) -> dict[str, dict[str, float]]:
