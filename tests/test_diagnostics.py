@@ -131,6 +131,17 @@ def test_an_upper_level_is_a_layer_fed_with_the_level_below(cell):
     )
 
 
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+def test_in_the_reverse_direction_a_row_starts_at_its_own_end_from_the_initial_state(cell):
+    layer = build(cell, bidirectional=True)
+    x, state = inputs(layer)
+    ragged = diagnostics.step_jacobians(layer, x, state, [2, 6], index=1)
+    alone = tuple(s[:, :1] for s in state) if isinstance(state, tuple) else state[:, :1]
+    short = diagnostics.step_jacobians(layer, x[:2, :1], alone, index=1)
+    np.testing.assert_allclose(ragged[4:, :1], short, rtol=1e-12, atol=1e-15)
+    assert (ragged[:4, 0] == np.eye(ragged.shape[-1])).all()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_padded_steps_have_the_identity_as_jacobian(cell):
     layer = build(cell)
@@ -139,8 +150,8 @@ def test_padded_steps_have_the_identity_as_jacobian(cell):
     S = ragged.shape[-1]
     assert (ragged[2:, 0] == np.eye(S)).all()
     whole = diagnostics.step_jacobians(layer, x, state)
-    np.testing.assert_array_equal(ragged[:2, 0], whole[:2, 0])
-    np.testing.assert_array_equal(ragged[:, 1], whole[:, 1])
+    np.testing.assert_allclose(ragged[:2, 0], whole[:2, 0], rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(ragged[:, 1], whole[:, 1], rtol=1e-10, atol=1e-13)
 
 
 def test_token_ids_and_batch_first_give_the_jacobians_of_the_same_one_hot_rows():
@@ -207,6 +218,35 @@ def test_norms_beyond_the_range_of_float64_are_infinite_and_raise_nothing():
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_the_gradient_that_reaches_a_state_is_the_last_one_times_the_jacobian_between(cell):
+    layer = build(cell)
+    x, state = inputs(layer)
+    last = inputs(layer, seed=2)[1]
+    flow = diagnostics.gradient_flow(layer, x, dstate=last, state=state)
+    for t in range(1, 6):
+        ds = np.einsum("bi,bij->bj", as_vector(last), diagnostics.jacobian(layer, x, 6, t, state))
+        norms = np.linalg.norm(ds[:, :5], axis=1)
+        np.testing.assert_allclose(flow.h[0, t - 1], norms, rtol=1e-9)
+        if flow.c is not None:
+            gates = diagnostics._walk(layer, x, state, None, 0)
+            tanh_c = np.tanh(gates.c[t - 1])
+            dc = ds[:, 5:] + ds[:, :5] * gates.gates["o"][t - 1] * (1 - tanh_c**2)  # (L6)
+            np.testing.assert_allclose(flow.c[0, t - 1], np.linalg.norm(dc, axis=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_gradient_flow_of_an_output_starts_at_that_output(cell):
+    layer = build(cell)
+    x, _ = inputs(layer)
+    dy = np.zeros((6, 2, 5))
+    dy[3, 1] = 2.0
+    flow = diagnostics.gradient_flow(layer, x, dy)
+    assert (flow.h[0, 4:] == 0).all() and (flow.h[0, :, 0] == 0).all()
+    assert np.isclose(flow.h[0, 3, 1], 2 * np.sqrt(5))
+    assert (flow.h[0, :3, 1] > 0).all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_spectral_radius_is_that_of_each_gates_block(cell):
     layer = build(cell, bidirectional=True)
     radii = diagnostics.spectral_radius(layer)
@@ -249,6 +289,7 @@ def test_gate_shares_do_not_count_padding():
     [
         (lambda layer, x: diagnostics.step_jacobians(fr.Linear(3, 2), x), "layer: expected an RNN"),
         (lambda layer, x: diagnostics.step_jacobians(layer, x, index=1), "index: expected 0 to 0"),
+        (lambda layer, x: diagnostics.gradient_flow(layer, x), "dy, dstate: expected at least one"),
         (lambda layer, x: diagnostics.jacobian(layer, x, 3, 4), "got t=3, k=4"),
         (lambda layer, x: diagnostics.jacobian(layer, x, 7, 4), "0 <= k <= t <= 6"),
         (lambda layer, x: diagnostics.jacobian_norms(layer, x, t=7), "t: expected 0 to 6, got 7"),
@@ -273,4 +314,5 @@ def test_looking_inside_leaves_parameters_and_gradients_alone(cell):
     before = layer._flat.copy(), layer._flat_grad.copy()
     diagnostics.jacobian_norms(layer, x, state)
     diagnostics.spectral_radius(layer)
+    diagnostics.gradient_flow(layer, x, dstate=state)
     np.testing.assert_array_equal(before, (layer._flat, layer._flat_grad))

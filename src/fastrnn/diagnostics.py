@@ -19,14 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import reference
 from .layers import GRU, LSTM, RNN
 from .layers.recurrent import Recurrent
 
 __all__ = [
     "GateShare",
+    "GradientFlow",
     "JacobianNorms",
     "gate_saturation",
+    "gradient_flow",
     "jacobian",
     "jacobian_factor",
     "jacobian_norms",
@@ -63,6 +64,21 @@ class JacobianNorms(NamedTuple):
     norm: np.ndarray
     bound: np.ndarray
     weight_bound: np.ndarray | None
+
+
+class GradientFlow(NamedTuple):
+    """Norms of the gradient that reaches each step's state, by time.
+
+    Attributes
+    ----------
+    h : ndarray (num_layers * directions, T, B)
+        ||dh_t|| of each row, complete: from the output and from the later steps.
+    c : ndarray like h, or None
+        ||dc_t|| of an LSTM.
+    """
+
+    h: np.ndarray
+    c: np.ndarray | None
 
 
 class GateShare(NamedTuple):
@@ -278,6 +294,60 @@ def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
     return float(np.exp(np.mean((logs / np.maximum(steps, 1))[steps > 0])))
 
 
+def gradient_flow(layer, x, dy=None, dstate=None, *, state=None, lengths=None) -> GradientFlow:
+    """Return the norm of the gradient that reaches the state of each step.
+
+    Parameters
+    ----------
+    layer, x, state, lengths
+        As in `step_jacobians`.
+    dy : ndarray like the layer's output, optional
+        Gradient of the loss by the output.
+    dstate : like the state, optional
+        Gradient of the loss by the final state: of this alone one sees how it fades, or grows,
+        on its way back.
+
+    Returns
+    -------
+    GradientFlow
+        0 past a row's end. By time: in the reverse direction the gradient travels with rising t.
+
+    Raises
+    ------
+    ValueError
+        ``dy, dstate: expected at least one of them, got neither``.
+
+    Notes
+    -----
+    (D12), taken from the engine's own backward pass. Gradients of the layer are left as they were;
+    in a training loop ``tape.backward(..., per_step=True)`` gives the same for nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> from fastrnn import diagnostics
+    >>> layer = fr.RNN(1, 1, nonlinearity="relu", bias=False)
+    >>> layer.params["weight_ih_l0"], layer.params["weight_hh_l0"] = 1, 0.5
+    >>> x, last = np.ones((4, 1, 1), np.float32), np.ones((1, 1, 1), np.float32)
+    >>> diagnostics.gradient_flow(layer, x, dstate=last).h.ravel()
+    array([0.125, 0.25 , 0.5  , 1.   ])
+    """
+    _check_layer(layer)
+    if dy is None and dstate is None:
+        raise ValueError("dy, dstate: expected at least one of them, got neither")
+    _, _, tape = layer.forward(x, state, lengths)
+    before = layer._flat_grad.copy()
+    try:
+        _, _, steps = tape.backward(dy, dstate, need_dx=False, per_step=True)
+    finally:
+        layer._flat_grad[...] = before
+
+    def norms(gradients):
+        return None if gradients is None else np.linalg.norm(_float64(gradients), axis=-1)
+
+    return GradientFlow(norms(steps.dh), norms(steps.dc))
+
+
 def spectral_radius(layer) -> dict[str, dict[str, float]]:
     """Return the spectral radius of the recurrent weights, gate by gate.
 
@@ -407,35 +477,34 @@ def _walk(layer, x, state, lengths, index) -> SimpleNamespace:
     if not 0 <= index < count:
         raise ValueError(f"index: expected 0 to {count - 1}, got {index}")
     suffix = layer._suffixes()[index]
-    kind = {RNN: "rnn", LSTM: "lstm", GRU: "gru"}[_kind(layer)]
-    _, _, caches = reference.stack_forward(
-        kind,
-        layer._params,
-        x,
-        state,
-        num_layers=layer.num_layers,
-        bidirectional=layer.bidirectional,
-        batch_first=layer.batch_first,
-        lengths=lengths,
-        nonlinearity=getattr(layer, "nonlinearity", "tanh"),
-        reset_after=getattr(layer, "reset_after", True),
-    )
-    cell = caches.cells[index]
-    walk = SimpleNamespace(layer=layer, R=_float64(layer._params[f"weight_hh{suffix}"]))
+    _, _, tape = layer.forward(x, state, lengths, trace=True)
+    trace = tape.trace
+    _, T, B, H = trace.h.shape
+    order = slice(None, None, -1 if layer.bidirectional and index % 2 else 1)
+
+    live = np.full((T, B, 1), True)
+    if lengths is not None:
+        live = np.arange(T)[:, None, None] < np.asarray(lengths)[:, None]
+    live = live[order]
+    # A step starts from the state of the step before it in walking order, if the row was live
+    # there: in the reverse direction a row's first steps are padding.
+    was_live = np.concatenate([np.full((1, B, 1), False), live])[:T]
+
+    def after_and_before(states, initial):
+        after = _float64(states[index, order])
+        first = np.zeros((B, H)) if initial is None else _float64(initial[index])
+        return after, np.where(was_live, np.concatenate([first[None], after])[:T], first)
+
+    initial = state if isinstance(layer, LSTM) and state is not None else (state, None)
+    walk = SimpleNamespace(layer=layer, T=T, B=B, H=H, S=H, live=live)
+    walk.R = _float64(layer._params[f"weight_hh{suffix}"])
     b = layer._params.get(f"bias_hh{suffix}")
     walk.b = np.zeros(len(walk.R)) if b is None else _float64(b)
-    order = cell.order
-    walk.h, walk.h_prev = _float64(cell.h[order]), _float64(cell.h_prev[order])
-    walk.live = cell.live[order]
-    walk.T, walk.B, walk.H = walk.h.shape
-    walk.S, walk.c = walk.H, None
-    if kind == "lstm":
-        walk.S = 2 * walk.H
-        walk.c, walk.c_prev = _float64(cell.c[order]), _float64(cell.c_prev[order])
-    walk.gates = {}
-    if kind != "rnn":
-        for i, name in enumerate(_GATES[_kind(layer)]):
-            walk.gates[name] = _float64(cell.gates[order][..., i * walk.H : (i + 1) * walk.H])
+    walk.h, walk.h_prev = after_and_before(trace.h, initial[0])
+    if trace.c is not None:
+        walk.S = 2 * H
+        walk.c, walk.c_prev = after_and_before(trace.c, initial[1])
+    walk.gates = {name: _float64(values[index, order]) for name, values in trace.gates.items()}
     return walk
 
 
