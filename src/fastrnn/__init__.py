@@ -18,7 +18,7 @@ from fastrnn.checkpoint import load, save
 from fastrnn.clip import clip_grad_norm_, clip_grad_value_
 from fastrnn.config import get_num_threads, set_num_threads, show_config
 from fastrnn.gradcheck import gradcheck
-from fastrnn.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential, Stream
+from fastrnn.layers import GRU, LSTM, RNN, AdditiveAttention, Embedding, Linear, Sequential, Stream
 from fastrnn.losses import bce_with_logits, cross_entropy, mse
 from fastrnn.module import Module
 
@@ -26,7 +26,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdditiveAttention",
     "Embedding",
+    "EncoderDecoder",
     "Linear",
     "Module",
     "Sequential",
@@ -50,6 +52,8 @@ __all__ = [
 ]
 
 _LATER = {  # imported when first asked for
+    "CharLM": "fastrnn.models",
+    "EncoderDecoder": "fastrnn.models",
     "diagnostics": "fastrnn.diagnostics",
     "init": "fastrnn.init",
     "rescale_recurrent_": "fastrnn.rescale",
