@@ -154,6 +154,23 @@ def test_padded_steps_have_the_identity_as_jacobian(cell):
     np.testing.assert_allclose(ragged[:, 1], whole[:, 1], rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_that_starts_afresh_has_jacobian_zero_and_the_next_ones_follow_it(cell, batch_first):
+    layer = build(cell, batch_first=batch_first)
+    x, state = inputs(layer)
+    reset = np.zeros((6, 2), bool)
+    reset[3, 0] = True
+    given = (x.swapaxes(0, 1), state, None, reset.T) if batch_first else (x, state, None, reset)
+    jacobians = diagnostics.step_jacobians(layer, *given)
+    assert (jacobians[3, 0] == 0).all()
+    alone = x[3:, :1].swapaxes(0, 1) if batch_first else x[3:, :1]
+    afresh = diagnostics.step_jacobians(layer, alone)
+    np.testing.assert_allclose(jacobians[4:, :1], afresh[1:], rtol=1e-10, atol=1e-13)
+    norms = diagnostics.jacobian_norms(layer, *given)
+    assert (norms.norm[3:, 0] == 0).all() and (norms.norm[:, 1] > 0).all()
+
+
 def test_token_ids_and_batch_first_give_the_jacobians_of_the_same_one_hot_rows():
     layer, first = build("lstm"), build("lstm", batch_first=True)
     ids = np.array([[0, 2], [1, 1], [2, 0]])
@@ -228,7 +245,7 @@ def test_the_gradient_that_reaches_a_state_is_the_last_one_times_the_jacobian_be
         norms = np.linalg.norm(ds[:, :5], axis=1)
         np.testing.assert_allclose(flow.h[0, t - 1], norms, rtol=1e-9)
         if flow.c is not None:
-            gates = diagnostics._walk(layer, x, state, None, 0)
+            gates = diagnostics._walk(layer, x, state, None, None, 0)
             tanh_c = np.tanh(gates.c[t - 1])
             dc = ds[:, 5:] + ds[:, :5] * gates.gates["o"][t - 1] * (1 - tanh_c**2)  # (L6)
             np.testing.assert_allclose(flow.c[0, t - 1], np.linalg.norm(dc, axis=1), rtol=1e-9)

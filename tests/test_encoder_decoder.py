@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_twin_row_by_row_and_step_by_step(cell, options)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_gradient_agrees_with_finite_differences(cell, options):
-    fr.gradcheck(build(cell, **options), np.stack(ids()), lengths=[6, 1, 4], tol=1e-6)
+    fr.gradcheck(build(cell, **options), np.stack(ids()), lengths=[6, 1, 4], max_checks=24)
 
 
 def test_a_target_is_read_only_by_the_steps_after_it():

@@ -94,7 +94,7 @@ class GateShare(NamedTuple):
     high: np.ndarray
 
 
-def step_jacobians(layer, x, state=None, lengths=None, *, index=0) -> np.ndarray:
+def step_jacobians(layer, x, state=None, lengths=None, reset=None, *, index=0) -> np.ndarray:
     """Return the Jacobian of every step: of the state after it by the state before it.
 
     Parameters
@@ -106,6 +106,8 @@ def step_jacobians(layer, x, state=None, lengths=None, *, index=0) -> np.ndarray
         Initial state, zeros by default.
     lengths : (B,) integers, optional
         A padded step copies the state: its Jacobian is the identity.
+    reset : bool array (T, B), or with batch_first (B, T), optional
+        A step that starts afresh has the Jacobian zero.
     index : int, default 0
         Which level and direction, as on the first axis of the state.
 
@@ -136,16 +138,16 @@ def step_jacobians(layer, x, state=None, lengths=None, *, index=0) -> np.ndarray
     array([[0.5, 0. ],
            [0. , 2. ]])
     """
-    walk = _walk(layer, x, state, lengths, index)
+    walk = _walk(layer, x, state, lengths, reset, index)
     return _step(walk, slice(None))
 
 
-def jacobian(layer, x, t, k, state=None, lengths=None, *, index=0) -> np.ndarray:
+def jacobian(layer, x, t, k, state=None, lengths=None, reset=None, *, index=0) -> np.ndarray:
     """Return d s_t / d s_k, the product of the Jacobians of the steps between.
 
     Parameters
     ----------
-    layer, x, state, lengths, index
+    layer, x, state, lengths, reset, index
         As in `step_jacobians`.
     t, k : int
         Numbers of states in walking order, ``0 <= k <= t <= T``: 0 is the initial state, T the
@@ -175,7 +177,7 @@ def jacobian(layer, x, t, k, state=None, lengths=None, *, index=0) -> np.ndarray
     >>> [diagnostics.jacobian(layer, x, t, 0).item() for t in range(4)]
     [1.0, 1.5, 2.25, 3.375]
     """
-    walk = _walk(layer, x, state, lengths, index)
+    walk = _walk(layer, x, state, lengths, reset, index)
     t, k = operator.index(t), operator.index(k)
     if not 0 <= k <= t <= walk.T:
         raise ValueError(f"t, k: expected 0 <= k <= t <= {walk.T}, got t={t}, k={k}")
@@ -185,7 +187,9 @@ def jacobian(layer, x, t, k, state=None, lengths=None, *, index=0) -> np.ndarray
     return product
 
 
-def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> JacobianNorms:
+def jacobian_norms(
+    layer, x, state=None, lengths=None, reset=None, *, t=None, index=0
+) -> JacobianNorms:
     """Return how the norm of d s_t / d s_k changes with the distance t - k, and its bounds.
 
     Gradients vanish if it goes to zero and explode if it grows without end (Pascanu, Mikolov &
@@ -193,7 +197,7 @@ def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> Ja
 
     Parameters
     ----------
-    layer, x, state, lengths, index
+    layer, x, state, lengths, reset, index
         As in `step_jacobians`.
     t : int, optional
         From which state to look back, 0 to T; the final one by default.
@@ -218,7 +222,7 @@ def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> Ja
     >>> result.norm[:, 0].round(2).tolist()
     [1.0, 0.9, 0.81, 0.73, 0.66]
     """
-    walk = _walk(layer, x, state, lengths, index)
+    walk = _walk(layer, x, state, lengths, reset, index)
     t = walk.T if t is None else operator.index(t)
     if not 0 <= t <= walk.T:
         raise ValueError(f"t: expected 0 to {walk.T}, got {t}")
@@ -235,9 +239,8 @@ def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> Ja
         bounds.append(bound.unscaled(bound.value))  # (D9)
         if vanilla:
             slope = np.abs(_SLOPE[layer.nonlinearity](walk.h[u])).max(1)
-            weight_bound.set(
-                weight_bound.value * np.where(walk.live[u, :, 0], largest * slope, 1.0)
-            )
+            factor = np.where(walk.fresh[u, :, 0], 0.0, largest * slope)
+            weight_bound.set(weight_bound.value * np.where(walk.live[u, :, 0], factor, 1.0))
             weight_bounds.append(weight_bound.unscaled(weight_bound.value))  # (D10)
     return JacobianNorms(
         np.arange(t + 1),
@@ -247,7 +250,7 @@ def jacobian_norms(layer, x, state=None, lengths=None, *, t=None, index=0) -> Ja
     )
 
 
-def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
+def jacobian_factor(layer, x, state=None, lengths=None, reset=None, *, index=0) -> float:
     """Return the factor a step that the Jacobian over the whole sequence amounts to.
 
     The lecture's c, measured: ``||d s_T / d s_0|| = c^T``. Below 1 gradients vanish, above 1 they
@@ -255,7 +258,7 @@ def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
 
     Parameters
     ----------
-    layer, x, state, lengths, index
+    layer, x, state, lengths, reset, index
         As in `step_jacobians`. Rows without a step do not count.
 
     Returns
@@ -282,7 +285,7 @@ def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
     >>> diagnostics.jacobian_factor(layer, np.ones((20, 1, 1), np.float32))
     1.5
     """
-    walk = _walk(layer, x, state, lengths, index)
+    walk = _walk(layer, x, state, lengths, reset, index)
     steps = walk.live[..., 0].sum(0)
     if not steps.any():
         raise ValueError("x: expected at least one step, got none")
@@ -294,12 +297,14 @@ def jacobian_factor(layer, x, state=None, lengths=None, *, index=0) -> float:
     return float(np.exp(np.mean((logs / np.maximum(steps, 1))[steps > 0])))
 
 
-def gradient_flow(layer, x, dy=None, dstate=None, *, state=None, lengths=None) -> GradientFlow:
+def gradient_flow(
+    layer, x, dy=None, dstate=None, *, state=None, lengths=None, reset=None
+) -> GradientFlow:
     """Return the norm of the gradient that reaches the state of each step.
 
     Parameters
     ----------
-    layer, x, state, lengths
+    layer, x, state, lengths, reset
         As in `step_jacobians`.
     dy : ndarray like the layer's output, optional
         Gradient of the loss by the output.
@@ -335,7 +340,7 @@ def gradient_flow(layer, x, dy=None, dstate=None, *, state=None, lengths=None) -
     _check_layer(layer)
     if dy is None and dstate is None:
         raise ValueError("dy, dstate: expected at least one of them, got neither")
-    _, _, tape = layer.forward(x, state, lengths)
+    _, _, tape = layer.forward(x, state, lengths, reset)
     before = layer._flat_grad.copy()
     try:
         _, _, steps = tape.backward(dy, dstate, need_dx=False, per_step=True)
@@ -402,13 +407,13 @@ def spectral_norm(layer) -> dict[str, dict[str, float]]:
 
 
 def gate_saturation(
-    layer, x, state=None, lengths=None, *, low=0.1, high=0.9
+    layer, x, state=None, lengths=None, reset=None, *, low=0.1, high=0.9
 ) -> dict[str, GateShare]:
     """Return which share of each gate's values is nearly closed or nearly open.
 
     Parameters
     ----------
-    layer, x, state, lengths
+    layer, x, state, lengths, reset
         As in `step_jacobians`. Padded steps are not counted.
     low, high : float
         A value below `low` counts as closed, above `high` as open. Of what passes through tanh (g,
@@ -445,7 +450,7 @@ def gate_saturation(
     if getattr(layer, "nonlinearity", None) == "relu":
         raise ValueError("layer: relu does not saturate, expected another activation")
     count = layer.num_layers * (1 + layer.bidirectional)
-    walks = [_walk(layer, x, state, lengths, index) for index in range(count)]
+    walks = [_walk(layer, x, state, lengths, reset, index) for index in range(count)]
     through_tanh = ("g", "n") if not isinstance(layer, RNN) else ("h", "")
     if getattr(layer, "nonlinearity", None) == "sigmoid":
         through_tanh = ()
@@ -465,7 +470,7 @@ def gate_saturation(
 # --- one walk over the sequence, and its Jacobians ----------------------------------------------
 
 
-def _walk(layer, x, state, lengths, index) -> SimpleNamespace:
+def _walk(layer, x, state, lengths, reset, index) -> SimpleNamespace:
     """Run the layer; return states and gates of one level and direction in walking order.
 
     h, h_prev, c, c_prev (T, B, H), gates (dict of such), live (T, B, 1), and the recurrent weights
@@ -477,7 +482,7 @@ def _walk(layer, x, state, lengths, index) -> SimpleNamespace:
     if not 0 <= index < count:
         raise ValueError(f"index: expected 0 to {count - 1}, got {index}")
     suffix = layer._suffixes()[index]
-    _, _, tape = layer.forward(x, state, lengths, trace=True)
+    _, _, tape = layer.forward(x, state, lengths, reset, trace=True)
     trace = tape.trace
     _, T, B, H = trace.h.shape
     order = slice(None, None, -1 if layer.bidirectional and index % 2 else 1)
@@ -486,6 +491,10 @@ def _walk(layer, x, state, lengths, index) -> SimpleNamespace:
     if lengths is not None:
         live = np.arange(T)[:, None, None] < np.asarray(lengths)[:, None]
     live = live[order]
+    fresh = np.full((T, B, 1), False)
+    if reset is not None:
+        reset = np.asarray(reset)
+        fresh = (reset.T if layer.batch_first else reset)[order][..., None]
     # A step starts from the state of the step before it in walking order, if the row was live
     # there: in the reverse direction a row's first steps are padding.
     was_live = np.concatenate([np.full((1, B, 1), False), live])[:T]
@@ -493,10 +502,11 @@ def _walk(layer, x, state, lengths, index) -> SimpleNamespace:
     def after_and_before(states, initial):
         after = _float64(states[index, order])
         first = np.zeros((B, H)) if initial is None else _float64(initial[index])
-        return after, np.where(was_live, np.concatenate([first[None], after])[:T], first)
+        before = np.where(was_live, np.concatenate([first[None], after])[:T], first)
+        return after, np.where(fresh, 0, before)  # (M2)
 
     initial = state if isinstance(layer, LSTM) and state is not None else (state, None)
-    walk = SimpleNamespace(layer=layer, T=T, B=B, H=H, S=H, live=live)
+    walk = SimpleNamespace(layer=layer, T=T, B=B, H=H, S=H, live=live, fresh=fresh)
     walk.R = _float64(layer._params[f"weight_hh{suffix}"])
     b = layer._params.get(f"bias_hh{suffix}")
     walk.b = np.zeros(len(walk.R)) if b is None else _float64(b)
@@ -517,6 +527,7 @@ def _step(walk, u) -> np.ndarray:
         J = _gru_step(walk, u)
     else:
         J = _column(_SLOPE[layer.nonlinearity](walk.h[u])) * walk.R  # (D2)
+    J = np.where(walk.fresh[u][..., None], 0, J)
     return np.where(walk.live[u][..., None], J, np.eye(walk.S))  # (D7)
 
 
