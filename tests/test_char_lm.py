@@ -7,7 +7,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn.models import CharLM
-from fastrnn.models.char_lm import choose
+from fastrnn.sampling import choose
 
 
 @pytest.mark.parametrize("embedding", [0, 3])

@@ -20,7 +20,7 @@ from fastrnn.checkpoint import load, save
 from fastrnn.clip import clip_grad_norm_, clip_grad_value_
 from fastrnn.config import get_num_threads, set_num_threads, show_config
 from fastrnn.gradcheck import gradcheck
-from fastrnn.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential, Stream
+from fastrnn.layers import GRU, LSTM, RNN, AdditiveAttention, Embedding, Linear, Sequential, Stream
 from fastrnn.losses import bce_with_logits, cross_entropy, mse
 from fastrnn.module import Module
 
@@ -28,8 +28,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdditiveAttention",
     "Batches",
+    "CharLM",
     "Embedding",
+    "EncoderDecoder",
     "Linear",
     "Module",
     "Sequential",
@@ -42,12 +45,15 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
+    "diagnostics",
     "get_num_threads",
     "gradcheck",
+    "init",
     "load",
     "mse",
     "optim",
     "pad_sequences",
+    "rescale_recurrent_",
     "save",
     "schedules",
     "set_num_threads",
@@ -59,10 +65,15 @@ __all__ = [
 # What `import fastrnn` need not read: imported when it is first asked for.
 _LAZY = {
     "Batches": "data",
+    "CharLM": "models",
+    "EncoderDecoder": "models",
     "Trainer": "training",
     "accuracy": "metrics",
     "callbacks": "callbacks",
+    "diagnostics": "diagnostics",
+    "init": "init",
     "pad_sequences": "data",
+    "rescale_recurrent_": "rescale",
     "schedules": "schedules",
     "tbptt": "truncated",
     "unpad_sequences": "data",
@@ -71,7 +82,7 @@ _LAZY = {
 
 def __getattr__(name):
     if name not in _LAZY:
-        raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"fastrnn.{_LAZY[name]}")
     value = module if _LAZY[name] == name else getattr(module, name)
     globals()[name] = value

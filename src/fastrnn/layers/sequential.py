@@ -5,12 +5,12 @@ Not a graph: each layer gets what the previous one returned. For anything else, 
 from __future__ import annotations
 
 import inspect
-import weakref
 
 from ..module import Module, build, describe
+from .container import Container
 
 
-class Sequential(Module):
+class Sequential(Container):
     """Chain of layers.
 
     Parameters
@@ -62,10 +62,8 @@ class Sequential(Module):
             {"lengths", "reset"} & inspect.signature(layer.forward).parameters.keys()
             for layer in layers
         )
-        self._allocate(self._shapes(), next(iter(dtypes), "float32"))
-        self._bind_layers()
-        for layer in layers:
-            layer._owner = weakref.ref(self)
+        parts = {str(i): layer for i, layer in enumerate(layers)}
+        self._adopt(parts, next(iter(dtypes), "float32"))
 
     @staticmethod
     def _check_layer(i, layer, layers):
@@ -77,33 +75,6 @@ class Sequential(Module):
             )
         if layer._owner is not None and layer._owner() is not None:
             raise ValueError(f"layer {i}: it already belongs to another container")
-
-    def _shapes(self):
-        return [
-            (f"{i}.{name}", array.shape)
-            for i, layer in enumerate(self.layers)
-            for name, array in layer._params.items()
-        ]
-
-    def _bind_layers(self):
-        start = 0
-        for layer in self.layers:
-            stop = start + layer._flat.size
-            layer._rebind(self._flat[start:stop], self._flat_grad[start:stop])
-            start = stop
-
-    def _bound(self):
-        self._bind_layers()
-
-    def _touch(self):
-        super()._touch()
-        for layer in self.layers:
-            layer._touch()
-
-    def _expose(self):
-        super()._expose()
-        for layer in self.layers:
-            layer._expose()
 
     def config(self):
         return {"layers": [describe(layer) for layer in self.layers]}

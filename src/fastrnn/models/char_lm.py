@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data import Vocabulary
 from ..layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
+from ..sampling import check_sampling, choose
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
@@ -64,7 +65,7 @@ class CharLM(Sequential):
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
-        seeds = [None] * 3 if seed is None else _seeds(seed)
+        seeds = spawn_seeds(seed)
         layers = [Embedding(size, embedding, dtype=dtype, seed=seeds[0])] if embedding else []
         layers += [
             CELLS[cell](
@@ -104,6 +105,7 @@ class CharLM(Sequential):
         *,
         temperature: float = 1.0,
         top_k: int = 0,
+        top_p: float = 1.0,
         seed: int | None = None,
     ) -> Iterator[str]:
         """Go on from a text, character by character.
@@ -120,6 +122,8 @@ class CharLM(Sequential):
             most probable character.
         top_k : int >= 0
             Draw only among the `top_k` most probable characters; 0: among all.
+        top_p : float in (0, 1]
+            Draw only among the most probable characters that together reach this probability.
         seed : int or None
 
         Yields
@@ -133,61 +137,25 @@ class CharLM(Sequential):
             At once, not at the first character: if `prime` has characters that are not in the
             vocabulary, or a number is out of its range.
         """
-        if not (temperature >= 0 and np.isfinite(temperature)):
-            raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
-        if top_k < 0:
-            raise ValueError(f"top_k: expected an integer >= 0, got {top_k}")
+        check_sampling(temperature, top_k, top_p)
         if length is not None and length < 0:
             raise ValueError(f"length: expected an integer >= 0, got {length}")
         ids = self.vocabulary.encode(prime, "prime")
         if not len(ids):
             newline = self.vocabulary.characters.find("\n")
             ids = np.array([max(newline, 0)])
-        return self._generate(ids, length, temperature, top_k, np.random.default_rng(seed))
+        return self._generate(ids, length, temperature, top_k, top_p, np.random.default_rng(seed))
 
-    def _generate(self, ids, length, temperature, top_k, rng):
+    def _generate(self, ids, length, temperature, top_k, top_p, rng):
         state = None
         for _ in range(length) if length is not None else count():
             logits, state = self(ids.reshape(-1, 1), state)
-            ids = np.array([choose(logits[-1, 0], temperature, top_k, rng)])
+            ids = np.array([choose(logits[-1, 0], temperature, top_k, rng, top_p=top_p)])
             yield self.vocabulary.characters[ids[0]]
 
 
-def choose(logits: np.ndarray, temperature: float, top_k: int, rng) -> int:
-    """Draw an index from the softmax of ``logits / temperature``.
-
-    Parameters
-    ----------
-    logits : ndarray, shape (V,)
-    temperature : float
-        0: the index of the largest logit.
-    top_k : int
-        If not 0, only the `top_k` largest logits take part.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    int
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastrnn.models.char_lm import choose
-    >>> choose(np.array([0.0, 2.0, 1.0]), 0, 0, np.random.default_rng(0))
-    1
-    """
-    if temperature == 0:
-        return int(np.argmax(logits))
-    # In float64: float32 probabilities of a large vocabulary do not add up to 1 closely enough.
-    with np.errstate(over="ignore"):  # a tiny temperature: -inf is what it should become
-        scaled = (logits.astype(np.float64) - logits.max()) / temperature
-    if 0 < top_k < len(scaled):
-        scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
-    cumulative = np.cumsum(np.exp(scaled))
-    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return min(int(drawn), len(scaled) - 1)
-
-
-def _seeds(seed):
+def spawn_seeds(seed, count=3):
     """Return independent seeds for the layers: equal ones would give layers equal weights."""
-    return [int(s) for s in np.random.SeedSequence(seed).generate_state(3)]
+    if seed is None:
+        return [None] * count
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(count)]

@@ -1,0 +1,162 @@
+"""Additive attention against its equations written row by row, and finite differences."""
+
+import numpy as np
+import pytest
+
+import fastrnn as fr
+from fastrnn.layers import attention as module
+
+
+def build(Q=4, E=4, M=5, **options):
+    return fr.AdditiveAttention(Q, E, M, **{"dtype": "float64", "seed": 0, **options})
+
+
+def inputs(T=6, S=6, B=3, Q=4, E=4, dtype=np.float64, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((T, B, Q)).astype(dtype), rng.standard_normal((S, B, E)).astype(
+        dtype
+    )
+
+
+def row_by_row(layer, query, memory, lengths):
+    """Contexts and weights, one query of one row at a time: (E4) to (E7) as written."""
+    p = layer.params
+    (T, B, _), (S, _, E) = query.shape, memory.shape
+    context, weights = np.zeros((T, B, E)), np.zeros((T, B, S))
+    for t in range(T):
+        for b in range(B):
+            n = lengths[b]
+            q = p["weight_query"] @ query[t, b] + p["bias"]
+            e = [p["weight_score"] @ np.tanh(q + p["weight_memory"] @ a) for a in memory[:n, b]]
+            if n:
+                weights[t, b, :n] = np.exp(e) / np.exp(e).sum()
+            context[t, b] = weights[t, b, :n] @ memory[:n, b]
+    return context, weights
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 1, 3], [0, 6, 0]])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 9), (9, 2)], ids=str)
+def test_contexts_and_weights_are_those_of_the_equations(shape, lengths):
+    layer = build(4, 3, 5)
+    T, S = shape
+    query, memory = inputs(T, S, Q=4, E=3)
+    lengths = None if lengths is None else [min(n, S) for n in lengths]
+    context, state, tape = layer.forward((query, memory), lengths=lengths)
+    expected, weights = row_by_row(layer, query, memory, lengths or [S] * 3)
+    assert state is None
+    np.testing.assert_allclose(context, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(tape.weights, weights, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(layer((query, memory), lengths=lengths)[0], context)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [None, [6, 1, 3], [0, 6, 2]])
+def test_every_gradient_agrees_with_finite_differences(lengths, batch_first):
+    layer = build(batch_first=batch_first)
+    x = np.stack([a.swapaxes(0, 1) if batch_first else a for a in inputs()])
+    fr.gradcheck(layer, x, lengths=lengths)
+
+
+def test_gradients_agree_with_finite_differences_when_all_sizes_differ():
+    layer = build(4, 3, 5)
+    query, memory = inputs(T=2, S=7, Q=4, E=3)
+    weights = np.random.default_rng(2).standard_normal((2, 3, 3))
+    _, _, tape = layer.forward((query, memory), lengths=[7, 2, 0])
+    gradients, _ = tape.backward(weights)
+    for array, gradient in zip((query, memory), gradients, strict=True):
+        numeric = np.zeros_like(array)
+        for place in np.ndindex(array.shape):
+            kept = array[place]
+            for sign in (1, -1):
+                array[place] = kept + sign * 1e-5
+                context, _ = layer((query, memory), lengths=[7, 2, 0])
+                numeric[place] += sign * (context * weights).sum() / 2e-5
+            array[place] = kept
+        np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_many_blocks_of_rows_give_what_one_gives(monkeypatch):
+    layer = build(4, 3, 5)
+    x = inputs(T=3, S=4, B=7, Q=4, E=3)
+    results = []
+    for size in (1, 130, 1 << 20):  # 60 elements a row: one row, two rows, all of them
+        monkeypatch.setattr(module, "_BLOCK", size)
+        layer.zero_grad()
+        context, _, tape = layer.forward(x)
+        (dquery, dmemory), _ = tape.backward(np.ones_like(context))
+        results.append(np.concatenate([a.ravel() for a in (context, dquery, dmemory)]))
+        results[-1] = np.concatenate([results[-1], layer._flat_grad])
+    np.testing.assert_allclose(results[0], results[2], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(results[1], results[2], rtol=1e-12, atol=1e-15)
+
+
+def test_float32_is_near_its_float64_twin():
+    single, double = build(dtype="float32"), build()
+    single.load_state_dict(double.state_dict())
+    x = inputs()
+    ours = single.forward(tuple(a.astype(np.float32) for a in x))[0]
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, double(x)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_what_stands_beyond_a_rows_end_changes_nothing():
+    layer = build()
+    query, memory = inputs()
+    lengths = [2, 6, 0]
+    clean, _ = layer((query, memory), lengths=lengths)
+    memory[2:, 0], memory[:, 2] = 1e6, -1e6
+    np.testing.assert_array_equal(layer((query, memory), lengths=lengths)[0], clean)
+
+
+def test_a_reader_gives_one_step_at_a_time_what_a_call_gives_at_once():
+    layer = build(4, 3, 5)
+    query, memory = inputs(T=4, S=5, Q=4, E=3)
+    whole, _ = layer((query, memory), lengths=[5, 2, 1])
+    read = layer.reader(memory, [5, 2, 1])
+    steps = [read(query[t : t + 1]) for t in range(4)]
+    np.testing.assert_allclose(np.concatenate(steps), whole, rtol=1e-12)
+
+
+def test_it_can_be_saved_and_loaded(tmp_path):
+    layer = build(4, 3, 5, batch_first=True)
+    fr.save(layer, tmp_path / "a.safetensors")
+    loaded = fr.load(tmp_path / "a.safetensors")
+    assert loaded.config() == layer.config()
+    np.testing.assert_array_equal(loaded._flat, layer._flat)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, m: q, "x: expected a pair"),
+        (lambda q, m: (q[..., :2], m), r"query: expected shape \(T, B, 4\), got \(6, 3, 2\)"),
+        (lambda q, m: (q, m[0]), r"memory: expected shape \(S, B, 4\), got \(3, 4\)"),
+        (lambda q, m: (q, m.astype("f4")), "memory: expected float64, got float32"),
+        (lambda q, m: (q[:, :2], m), "query: expected 3 rows like memory, got 2"),
+    ],
+)
+def test_bad_arrays_are_refused_by_name(change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        build()(change(*inputs()))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1, 2], r"lengths: expected shape \(3,\), got \(2,\)"),
+        ([1, 2, 7], "lengths: expected values from 0 to 6, got 1 to 7"),
+        ([1, -1, 6], "lengths: expected values from 0 to 6, got -1 to 6"),
+        ([1.0, 2, 3], "lengths: expected integers, got float64"),
+    ],
+)
+def test_bad_lengths_are_refused(lengths, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        build()(inputs(), lengths=lengths)
+
+
+def test_a_tape_is_refused_after_the_weights_have_changed():
+    layer = build()
+    context, _, tape = layer.forward(inputs())
+    layer.load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError, match="changed since forward"):
+        tape.backward(context)

@@ -1,0 +1,95 @@
+"""Drawing from a softmax: frequencies, limits on what is drawn, rows of a batch."""
+
+import numpy as np
+import pytest
+
+from fastrnn.sampling import check_sampling, choose
+
+LOGITS = np.log([0.5, 0.3, 0.15, 0.05])
+
+
+def frequencies(**options):
+    rng = np.random.default_rng(0)
+    drawn = choose(np.tile(LOGITS, (20_000, 1)), rng=rng, **options)
+    return np.bincount(drawn, minlength=4) / len(drawn)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_probabilities_at_the_temperature(temperature):
+    expected = np.exp(LOGITS / temperature)
+    found = frequencies(temperature=temperature)
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"top_k": 1}, [0]),
+        ({"top_k": 3}, [0, 1, 2]),
+        ({"top_k": 9}, [0, 1, 2, 3]),
+        ({"top_p": 0.4}, [0]),
+        ({"top_p": 0.6}, [0, 1]),
+        ({"top_p": 0.94}, [0, 1, 2]),
+        ({"top_p": 1.0}, [0, 1, 2, 3]),
+        # The nucleus is taken of what top_k leaves: 0.5 and 0.3 of 0.8, so 0.625 and 0.375.
+        ({"top_k": 2, "top_p": 0.6}, [0]),
+        # At temperature 2 the largest has 0.38.
+        ({"temperature": 2.0, "top_p": 0.45}, [0, 1]),
+    ],
+)
+def test_only_what_is_allowed_is_drawn_in_proportion(options, allowed):
+    found = frequencies(**options)
+    weights = np.exp(LOGITS / options.get("temperature", 1.0))
+    expected = np.zeros(4)
+    expected[allowed] = weights[allowed] / weights[allowed].sum()
+    assert (found[expected == 0] == 0).all()
+    np.testing.assert_allclose(found, expected, atol=0.015)
+
+
+def test_the_order_of_the_logits_does_not_matter_for_the_nucleus():
+    rng = np.random.default_rng(0)
+    shuffled = np.tile(LOGITS[[3, 1, 0, 2]], (1000, 1))
+    assert set(choose(shuffled, rng=rng, top_p=0.6).tolist()) == {1, 2}
+
+
+def test_temperature_zero_takes_the_largest_logit_of_each_row():
+    rows = np.array([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    assert choose(rows, 0).tolist() == [1, 0]
+    assert choose(rows[0], 0) == 1
+
+
+def test_a_row_of_a_batch_is_drawn_as_it_would_be_alone():
+    rows = np.random.default_rng(1).standard_normal((5, 7))
+    together = choose(rows, 0.8, 3, np.random.default_rng(2), top_p=0.9)
+    rng = np.random.default_rng(2)
+    assert together.tolist() == [choose(row, 0.8, 3, rng, top_p=0.9) for row in rows]
+
+
+class AlmostOne:
+    """A generator whose numbers are the largest below 1."""
+
+    def random(self, shape):
+        return np.full(shape, np.nextafter(1.0, 0.0))
+
+
+def test_the_largest_random_number_leads_to_the_last_index_that_is_allowed():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        logits = rng.standard_normal(9)
+        order = np.argsort(logits)[::-1]
+        assert choose(logits, 1.0, 4, AlmostOne()) == max(order[:4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 0, 1), "temperature: expected a number >= 0, got -1"),
+        ((float("nan"), 0, 1), "temperature: .* got nan"),
+        ((1, -1, 1), "top_k: expected an integer >= 0, got -1"),
+        ((1, 0, 0), "top_p: .* got 0"),
+        ((1, 0, 1.1), "top_p: .* got 1.1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_sampling(*arguments)
