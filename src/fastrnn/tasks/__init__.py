@@ -1,7 +1,13 @@
 """The ideas that `fastrnn demo NAME` shows: one short module each.
 
-A task's module has `run(quick, progress)`: it does its work, prints what it sees, proves what it
-says with `check`, and returns its figures by name. `quick` is a few seconds' worth, for tests.
+A task's module has
+
+    run(quick=False, progress=None)   does its work, prints what it sees, proves what it says with
+                                      `check`, and returns its figures by name: numbers, texts and
+                                      lists of them, as JSON can hold them. `quick` is a few
+                                      seconds' worth, for tests. Where chance plays a part there is
+                                      a third argument, `seed`: the claims do not hang on it.
+    picture(figures)                  draws these figures; returns a matplotlib Figure.
 """
 
 from __future__ import annotations
