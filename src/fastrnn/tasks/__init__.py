@@ -15,7 +15,10 @@ from __future__ import annotations
 import importlib
 
 TASKS = {
+    "step": "one step: s = tanh(W s + U x), y = V s; the same input, another output",
     "char-lm": "a character model learns a text's words and layout, from nothing, in a minute",
+    "bptt": "the gradient through time as a sum of terms, one by one, equals BPTT",
+    "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
 }
 
 
