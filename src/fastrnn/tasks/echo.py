@@ -28,7 +28,7 @@ def run(quick: bool = False, progress: bool | None = None, seed: int = 0) -> dic
         right answers among the last 250].
     """
     rng = np.random.default_rng(seed)
-    lstm, dense = LSTM(NUMBERS, 25, seed=seed), Linear(25, NUMBERS, seed=seed)
+    lstm, dense = LSTM(NUMBERS, 25, seed=seed), Linear(25, NUMBERS, seed=seed + 1)
     adam = Adam([lstm, dense], lr=5e-3)
     parameters = sum(p.size for net in (lstm, dense) for p in net.state_dict().values())
     print(f"Of {LENGTH} numbers give back the third. {parameters:,} parameters.\n")
