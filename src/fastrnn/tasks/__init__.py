@@ -18,7 +18,8 @@ TASKS = {
     "step": "one step: s = tanh(W s + U x), y = V s; the same input, another output",
     "char-lm": "a character model learns a text's words and layout, from nothing, in a minute",
     "bptt": "the gradient through time as a sum of terms, one by one, equals BPTT",
-    "simple-rnn": "sigma inside, sigma outside, loss -log p(true): it learns to add; tanh is faster",
+    "simple-rnn": "s = sigma(U x + W s), y = sigma(V s): learns to add; tanh is faster",
+    "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
     "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
 }
 

@@ -86,7 +86,7 @@ def copying_baseline(T):
 
 
 def recall(rng, T, B, distance, symbols=8):
-    """Random tokens; at the end the one of `distance` steps before is asked for.
+    """Random tokens; at the end one of them is asked for, `distance` steps from the end.
 
     Without memory: ln `symbols` nats.
 
@@ -96,7 +96,7 @@ def recall(rng, T, B, distance, symbols=8):
     T, B : int
         Length and batch.
     distance : int
-        From 0, the last token itself, to T - 1.
+        From 1, the last token itself, to T, the first.
     symbols : int
 
     Returns
@@ -106,12 +106,12 @@ def recall(rng, T, B, distance, symbols=8):
 
     Examples
     --------
-    >>> x, target = recall(np.random.default_rng(0), 6, 4, 2)
-    >>> np.array_equal(target, x[3])
+    >>> x, target = recall(np.random.default_rng(0), T=6, B=4, distance=2)
+    >>> np.array_equal(target, x[4])
     True
     """
     x = rng.integers(0, symbols, (T, B))
-    return x, x[T - 1 - distance].copy()
+    return x, x[T - distance].copy()
 
 
 def binary_sums(rng, bits, B):

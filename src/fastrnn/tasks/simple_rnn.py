@@ -2,7 +2,7 @@
 
 It learns to add binary numbers as one does on paper: two bits in, one bit of the sum out, lowest
 first. The state has to remember the carry. With tanh in place of the inner sigma it learns faster:
-the slope of sigma is at most 1/4, that of tanh 1, and the gradient is multiplied by it at each step.
+the slope of sigma is at most 1/4, that of tanh 1, and each step back multiplies the gradient by it.
 """
 
 from __future__ import annotations
