@@ -21,6 +21,7 @@ TASKS = {
     "simple-rnn": "s = sigma(U x + W s), y = sigma(V s): learns to add; tanh is faster",
     "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
     "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
+    "memory": "adding and copying at growing lengths: where RNN, LSTM and GRU forget",
 }
 
 
