@@ -7,7 +7,7 @@
 #   make bench    against NumPy         make parity  against torch.nn, numbers only
 #   make lint     ruff, clang-format, compiler warnings, stubs
 #   make format   ruff, clang-format    make dist    wheel and sdist in dist/      make clean
-#   make build    only the install
+#   make build    only the install      make pictures   the ones that README shows
 #
 # PYTHON=python3.12 picks the interpreter (3.11 or newer), CC=clang the compiler, VENV the folder.
 
@@ -54,7 +54,15 @@ $(VENV)/.extra-%: pyproject.toml $(VENV)/.made
 	@touch $@
 
 demo: build
-	@$(PY) -m fastrnn demo
+	@$(PY) -m fastrnn demo char-lm
+
+# The pictures of README. The same code gives the same bytes, wherever the figures do.
+PICTURES := char-lm
+pictures: build $(VENV)/.extra-plot
+	@mkdir -p docs/pictures
+	@for name in $(PICTURES); do \
+	    echo "make: docs/pictures/$$name.svg"; \
+	    $(PY) -m fastrnn demo $$name --plot docs/pictures/$$name.svg >/dev/null || exit; done
 
 # The whole suite runs on the instruction set that the machine would use; the engine's tests run
 # again on each of the others.
@@ -101,4 +109,4 @@ clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so
 	@$(MAKE) -s -C csrc clean
 
-.PHONY: build demo test asan bench parity format lint dist clean
+.PHONY: build demo pictures test asan bench parity format lint dist clean

@@ -521,45 +521,6 @@ def test_a_reader_that_goes_away_is_no_error_message(trained):
 # The other commands
 
 
-def test_the_quick_demo_learns_and_checks_what_it_says(capsys):
-    assert main(["demo", "char-lm", "--quick"]) == 0
-    out = capsys.readouterr().out
-    assert re.search(r"^checked: it predicts unseen text at", out, re.MULTILINE)
-    assert re.search(r"^checked: \d+% > \d+% of its words", out, re.MULTILINE)
-
-
-def test_a_demo_as_json_is_one_object_with_its_figures(monkeypatch, capsys):
-    from fastrnn import tasks
-
-    def run(quick, progress):
-        tasks.check("water is wet", True)
-        return {"wetness": 1.0}
-
-    monkeypatch.setattr(tasks.load("char-lm"), "run", run)
-    assert main(["demo", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"demo": "char-lm", "wetness": 1.0}
-
-
-def test_a_demo_whose_claim_fails_exits_with_1(monkeypatch, capsys):
-    from fastrnn import tasks
-
-    def run(quick, progress):
-        tasks.check("water is dry", False)
-
-    monkeypatch.setattr(tasks.load("char-lm"), "run", run)
-    assert error_of(capsys, "demo", 1) == "did not come true: water is dry"
-
-
-def test_an_unknown_demo_is_answered_with_the_names(capsys):
-    assert error_of(capsys, "demo", 1, "fly") == "demo: expected one of char-lm, got 'fly'"
-
-
-def test_every_demo_has_a_module_that_runs():
-    from fastrnn import tasks
-
-    assert all(callable(tasks.load(name).run) for name in tasks.TASKS)
-
-
 def test_info_is_json_for_machines_and_the_same_in_words(capsys):
     assert main(["info", "--json"]) == 0
     info = json.loads(capsys.readouterr().out)

@@ -83,7 +83,7 @@ def _dispatch(argv):
         description="Recurrent neural networks on the CPU.\n\ncommands:\n"
         + "\n".join(f"  {name:<8} {line}" for name, line in COMMANDS.items())
         + "\n\n`fastrnn COMMAND --help` describes one.",
-        epilog="example:\n  fastrnn demo",
+        epilog="example:\n  fastrnn demo char-lm",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")

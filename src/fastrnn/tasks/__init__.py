@@ -1,7 +1,13 @@
 """The ideas that `fastrnn demo NAME` shows: one short module each.
 
-A task's module has `run(quick, progress)`: it does its work, prints what it sees, proves what it
-says with `check`, and returns its figures by name. `quick` is a few seconds' worth, for tests.
+A task's module has
+
+    run(quick=False, progress=None)   does its work, prints what it sees, proves what it says with
+                                      `check`, and returns its figures by name: numbers, texts and
+                                      lists of them, as JSON can hold them. `quick` is a few
+                                      seconds' worth, for tests. Where chance plays a part there is
+                                      a third argument, `seed`: the claims do not hang on it.
+    picture(figures)                  draws these figures; returns a matplotlib Figure.
 """
 
 from __future__ import annotations
@@ -9,7 +15,13 @@ from __future__ import annotations
 import importlib
 
 TASKS = {
+    "step": "one step: s = tanh(W s + U x), y = V s; the same input, another output",
     "char-lm": "a character model learns a text's words and layout, from nothing, in a minute",
+    "bptt": "the gradient through time as a sum of terms, one by one, equals BPTT",
+    "simple-rnn": "s = sigma(U x + W s), y = sigma(V s): learns to add; tanh is faster",
+    "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
+    "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
+    "memory": "adding and copying at growing lengths: where RNN, LSTM and GRU forget",
 }
 
 

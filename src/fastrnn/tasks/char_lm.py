@@ -1,7 +1,9 @@
 """A character model from nothing: an LSTM reads Python's documentation for about a minute.
 
-It starts as noise. What it has learnt shows in the text that it makes up afterwards: words of the
-language, lines of the right length, paragraphs. `fastrnn train` is the same job with all options.
+Characters go in one-hot, the next one is predicted. It starts as noise; what it has learnt shows in
+the text that it makes up: words of the language, lines of the right length, paragraphs. Samples on
+the way are drawn at three temperatures: low is safe and repeats itself, high is bold and misspells.
+`fastrnn train` is the same job with all options.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from ..models import CharLM
 from ..optim import Adam
 from ..training import Trainer
 from . import check
+
+TEMPERATURES = (0.4, 0.8, 1.2)
+STREAMS, CHUNK = 32, 100  # a gradient that looks back further than a line learns its length
 
 
 def run(quick: bool = False, progress: bool | None = None) -> dict:
@@ -30,7 +35,8 @@ def run(quick: bool = False, progress: bool | None = None) -> dict:
     Returns
     -------
     dict
-        val_loss (nats per character), known_words (share), median_line, chars_per_s, text.
+        val_loss (nats per character), known_words (share), median_line, chars_per_s, text; curve
+        of [characters read, loss, loss on unseen text].
 
     Raises
     ------
@@ -45,9 +51,9 @@ def run(quick: bool = False, progress: bool | None = None) -> dict:
     _show(_sample(model, 160))
 
     bar = ProgressBar(progress, unit="chars")
-    trainer = Trainer(model, Adam(model, 5e-3), clip=5, callbacks=[EpochLog(bar.write, _line), bar])
-    # 32 streams in chunks of 100: a gradient that looks back further than a line learns its length.
-    data = Streams(training, 32, 100, seed=0), Whole(validation, 32, 100)
+    log = EpochLog(bar.write, lambda row: _line(row) + _samples(model, row["epoch"]))
+    trainer = Trainer(model, Adam(model, 5e-3), clip=5, callbacks=[log, bar])
+    data = Streams(training, STREAMS, CHUNK, seed=0), Whole(validation, STREAMS, CHUNK)
     if quick:
         rows = trainer.fit(*data, steps=300)
     else:
@@ -70,11 +76,22 @@ def run(quick: bool = False, progress: bool | None = None) -> dict:
         "median_line": width,
         "chars_per_s": rows[-1]["tokens_per_s"],
         "text": written,
+        "curve": [
+            [row["step"] * STREAMS * CHUNK, row["train_loss"], row["val_loss"]] for row in rows
+        ],
     }
 
 
-def _sample(model, length):
-    return "".join(model.generate(length=length, temperature=0.8, seed=1))
+def _sample(model, length, temperature=0.8):
+    return "".join(model.generate(length=length, temperature=temperature, seed=1))
+
+
+def _samples(model, epoch):
+    """Return a line at each temperature, after epochs 1, 2, 4, 8 ..."""
+    if epoch & (epoch - 1):
+        return ""
+    lines = [(t, " ".join(_sample(model, 75, t).split())) for t in TEMPERATURES]
+    return "".join(f"\n    temperature {t}: {line}" for t, line in lines)
 
 
 def _known_words(written, text):
@@ -89,6 +106,19 @@ def _line(row):
         f"epoch {row['epoch']:2d}  {row['seconds']:5.1f} s  loss {row['train_loss']:.3f}, on "
         f"unseen text {row['val_loss']:.3f} nats per character  {row['tokens_per_s']:9,.0f} chars/s"
     )
+
+
+def picture(figures):
+    """The loss on the way, on the text that is read and on unseen text."""
+    from .drawing import panels
+
+    figure, axes = panels(width=4.5)
+    read, training, unseen = zip(*figures["curve"], strict=True)
+    axes.plot(read, training, ".-", label="text it reads")
+    axes.plot(read, unseen, ".-", label="unseen text")
+    axes.set(xlabel="characters read", ylabel="nats per character", title="Learning a text")
+    axes.legend()
+    return figure
 
 
 def _show(written):
