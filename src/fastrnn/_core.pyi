@@ -11,6 +11,7 @@ _Real = NDArray[np.float32] | NDArray[np.float64]
 _Integers = NDArray[np.integer[Any]]
 __test__: dict[str, str]
 
+_ClipStep = tuple[Literal["value", "norm"], float] | None
 _State = _Real | tuple[_Real | None, _Real | None] | None
 
 @final
@@ -69,6 +70,7 @@ class Tape:
         *,
         need_dx: bool = True,
         per_step: Literal[False] = False,
+        clip_step: _ClipStep = None,
     ) -> tuple[_Real | None, Any]: ...
     @overload
     def backward(
@@ -78,6 +80,7 @@ class Tape:
         *,
         need_dx: bool = True,
         per_step: Literal[True],
+        clip_step: _ClipStep = None,
     ) -> tuple[_Real | None, Any, StepGradients]: ...
 
 @final

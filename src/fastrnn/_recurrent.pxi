@@ -315,6 +315,21 @@ cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
     return seq
 
 
+_CLIPS = {"value": FR_CLIP_VALUE, "norm": FR_CLIP_NORM}
+
+
+def _check_clip_step(clip_step):
+    try:
+        kind, limit = clip_step
+        clip, limit = _CLIPS[kind], float(limit)
+        if limit > 0:
+            return clip, limit
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise ValueError('clip_step: expected ("value", limit) or ("norm", limit) with a limit above 0, '
+                     f"got {clip_step!r}")
+
+
 # Where a cell's slots of the reserve are (fr_read_reserve): its gates, then c.
 _GATES = {4: "ifgo", 3: "rzn", 1: ""}
 
@@ -375,7 +390,8 @@ cdef class Tape:
                     raise ValueError(f"trace: {fr_status_text(status).decode()}")
         return Trace(h, slots.pop("c", None), slots)
 
-    def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False):
+    def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False,
+                 clip_step=None):
         """Add the gradients of all parameters to ``layer.grads`` and return those of the inputs.
 
         Parameters
@@ -388,6 +404,11 @@ cdef class Tape:
             False leaves out the gradient of x, which the first layer of a model has no use for.
         per_step : bool, default False
             Return the gradient that reaches the state of each step, too.
+        clip_step : (str, float), optional
+            Clip the gradient that reaches each step's state, before it goes through the cell:
+            ``("value", limit)`` each element to [-limit, limit], ``("norm", limit)`` each row of
+            hidden units to an L2 norm of at most `limit`. In an LSTM first that of h, then that of
+            c; (C3) and (C4) of docs/math.md. The gradient of the initial state is not clipped.
 
         Returns
         -------
@@ -421,6 +442,10 @@ cdef class Tape:
                 dy = _dense(dy)
             _check_array("dy", dy, shape, e.dtype)
         dhT, dcT = e._check_state("d", dstate, self.B)
+        cdef fr_clip clip = FR_CLIP_NONE
+        cdef double limit = 0
+        if clip_step is not None:
+            clip, limit = _check_clip_step(clip_step)
         state_shape = (e.L * e.D, self.B, e.hidden_size)
         dh0 = np.empty(state_shape, e.dtype)
         dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
@@ -469,6 +494,7 @@ cdef class Tape:
                         a.c0 = <char *> _data(self.c0) + index * state_bytes
                     if dcT is not None:
                         a.dcT = <char *> _data(dcT) + index * state_bytes
+                a.clip_step, a.clip_limit = clip, limit
                 if per_step:
                     a.step_dh = self._at_step(step_dh, index)
                     if e.has_c:

@@ -162,6 +162,20 @@ def _cotangents(s, dy, **finals):
     return [dy] + [_array(name, v, (B, H), s.dtype) for name, v in finals.items()]
 
 
+def _clip_step(s, t, g, clip_step):
+    """Gradient of the state of step t, clipped before it goes through the cell; 0 in padding."""
+    g = np.where(s.live[t], g, 0)
+    if clip_step is None:
+        return g
+    kind, limit = clip_step
+    limit = s.dtype.type(limit)
+    if kind == "value":
+        return np.clip(g, -limit, limit)  # (C3)
+    norm = np.sqrt(np.square(g, dtype=np.float64).sum(1, keepdims=True))
+    factor = np.divide(limit, norm, where=norm > limit, out=np.ones_like(norm))
+    return g * factor.astype(s.dtype)  # (C4)
+
+
 def _rows(v):
     """(T, B, n) as the matrix of its T·B rows."""
     return v.reshape(-1, v.shape[-1])
@@ -269,7 +283,7 @@ def rnn_forward(
     return np.where(s.live, s.h, 0), h, s
 
 
-def rnn_backward(cache, dy=None, dhT=None):
+def rnn_backward(cache, dy=None, dhT=None, *, clip_step=None):
     """Gradients of `rnn_forward`.
 
     Parameters
@@ -280,6 +294,9 @@ def rnn_backward(cache, dy=None, dhT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT : ndarray (B, H), optional
         Gradient of `hT`; None is zero.
+    clip_step : (str, float), optional
+        ``("value", limit)`` (C3) or ``("norm", limit)`` (C4): what each step's dh is clipped to
+        before it goes through the cell.
 
     Returns
     -------
@@ -305,8 +322,7 @@ def rnn_backward(cache, dy=None, dhT=None):
     dG, dh_of = _empty(s, 1, 1)
     dy, dh_next = _cotangents(s, dy, dhT=dhT)
     for t in reversed(s.order):
-        dh = dy[t] + dh_next  # (R3)
-        dh_of[t] = np.where(s.live[t], dh, 0)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (R3)
         da = dh * derivative(s.h[t])  # (R4): forward was h = φ(a)
         dG[t] = np.where(s.live[t], da, 0)  # (M6)
         dh_next = _carry(s, t, dG[t] @ s.R, dh_next)  # (R5)
@@ -386,7 +402,7 @@ def lstm_forward(
     return np.where(s.live, s.h, 0), (h, c), s
 
 
-def lstm_backward(cache, dy=None, dhT=None, dcT=None):
+def lstm_backward(cache, dy=None, dhT=None, dcT=None, *, clip_step=None):
     """Gradients of `lstm_forward`.
 
     Parameters
@@ -397,6 +413,8 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT, dcT : ndarray (B, H), optional
         Gradients of the final states; None is zero.
+    clip_step : (str, float), optional
+        As in `rnn_backward`; first of dh, then of dc.
 
     Returns
     -------
@@ -421,10 +439,10 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
     for t in reversed(s.order):
         i, f, g, o = np.split(s.gates[t], 4, axis=1)
         tanh_c = np.tanh(s.c[t])
-        dh = dy[t] + dh_next  # (L4)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (L4)
         do = dh * tanh_c  # (L5): forward was h = o*tanh(c)
         dc = dc_next + dh * o * (1 - tanh_c**2)  # (L6)
-        dh_of[t], dc_of[t] = np.where(s.live[t], dh, 0), np.where(s.live[t], dc, 0)
+        dc = dc_of[t] = _clip_step(s, t, dc, clip_step)
         di, df, dg = dc * g, dc * s.c_prev[t], dc * i  # (L7): forward was c = f*c_prev + i*g
         da_i, da_f = di * i * (1 - i), df * f * (1 - f)  # (L9)
         da_g, da_o = dg * (1 - g * g), do * o * (1 - o)
@@ -519,7 +537,7 @@ def gru_forward(
     return np.where(s.live, s.h, 0), h, s
 
 
-def gru_backward(cache, dy=None, dhT=None):
+def gru_backward(cache, dy=None, dhT=None, *, clip_step=None):
     """Gradients of `gru_forward`.
 
     Parameters
@@ -530,6 +548,9 @@ def gru_backward(cache, dy=None, dhT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT : ndarray (B, H), optional
         Gradient of `hT`; None is zero.
+    clip_step : (str, float), optional
+        ``("value", limit)`` (C3) or ``("norm", limit)`` (C4): what each step's dh is clipped to
+        before it goes through the cell.
 
     Returns
     -------
@@ -556,8 +577,7 @@ def gru_backward(cache, dy=None, dhT=None):
     for t in reversed(s.order):
         h_prev = s.h_prev[t]
         r, z, n, fourth = np.split(s.gates[t], 4, axis=1)
-        dh = dy[t] + dh_next  # (G6)
-        dh_of[t] = np.where(s.live[t], dh, 0)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (G6)
         dz, dn = dh * (h_prev - n), dh * (1 - z)  # (G7): forward was h = z*h_prev + (1-z)*n
         da_n = dn * (1 - n * n)  # (G8)
         da_z = dz * z * (1 - z)  # (G10)
@@ -751,7 +771,7 @@ def stack_trace(caches):
     return SimpleNamespace(h=h, c=c, gates=gates)
 
 
-def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
+def stack_backward(caches, dy=None, dstate=None, *, per_step=False, clip_step=None):
     """Gradients of `stack_forward`.
 
     Parameters
@@ -764,6 +784,8 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
         None is zero; for "lstm" either of the pair may be None too.
     per_step : bool
         Also return what the cells call ``dh`` and ``dc``.
+    clip_step : (str, float), optional
+        As in `rnn_backward`.
 
     Returns
     -------
@@ -802,7 +824,7 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
         for d in range(D):
             k = layer * D + d
             dh = dX[..., d * H : (d + 1) * H]  # (S3)
-            cell = backward(cells[k], dh, *[part[k] for part in dparts])
+            cell = backward(cells[k], dh, *[part[k] for part in dparts], clip_step=clip_step)
             starts[k] = [cell[name] for name in ("dh0", "dc0") if name in cell]
             steps[k] = cell["dh"], cell.get("dc")
             dinputs.append(cell["dx"])
