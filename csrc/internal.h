@@ -182,6 +182,7 @@ enum { FR_ROW_ARRAYS = 13 };
         double (*sum_of_squares)(const real *, ptrdiff_t);                                         \
         void (*scale)(real *, ptrdiff_t, double);                                                  \
         void (*clip)(real *, ptrdiff_t, double, double);                                           \
+        void (*dropout)(real *, const real *, ptrdiff_t, const fr_dropout_options *);              \
         void (*scatter_add)(real *, const real *, const int64_t *, ptrdiff_t, ptrdiff_t);          \
         void (*sgd)(real *, real *, const real *, ptrdiff_t, const fr_sgd_options *);              \
         void (*adagrad)(real *, real *, const real *, ptrdiff_t, const fr_adagrad_options *);      \

@@ -18,7 +18,7 @@ from fastrnn.checkpoint import load, save
 from fastrnn.clip import clip_grad_norm_, clip_grad_value_
 from fastrnn.config import get_num_threads, set_num_threads, show_config
 from fastrnn.gradcheck import gradcheck
-from fastrnn.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential, Stream
+from fastrnn.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Sequential, Stream
 from fastrnn.losses import bce_with_logits, cross_entropy, mse
 from fastrnn.module import Module
 
@@ -26,6 +26,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Dropout",
     "Embedding",
     "Linear",
     "Module",

@@ -29,11 +29,13 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "cross_entropy",
+    "dropout",
     "gru_backward",
     "gru_forward",
     "lstm_backward",
     "lstm_forward",
     "mse",
+    "philox",
     "rmsprop",
     "rnn_backward",
     "rnn_forward",
@@ -607,6 +609,50 @@ def gru_backward(cache, dy=None, dhT=None, *, clip_step=None):
     return {**_gradients(s, dG_x, dG_h, dR, dh0=dh_next), "dG": dG, "dh": dh_of}
 
 
+# --- dropout ------------------------------------------------------------------------------------
+
+
+def philox(counter, key):
+    """Philox 4x32-10, (F5) (F6): four random words of a counter of four and a key of two words.
+
+    Examples
+    --------
+    >>> [hex(word) for word in philox([0, 0, 0, 0], [0, 0])]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    (c0, c1, c2, c3), (k0, k1), low = counter, key, 0xFFFFFFFF
+    for _ in range(10):
+        p, q = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q & low, p >> 32 ^ c3 ^ k1, p & low  # (F5)
+        k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low  # (F6)
+    return [c0, c1, c2, c3]
+
+
+def dropout(x, p, key, call=0, layer=0):
+    """Zero elements of `x` with probability `p`, multiply the others by 1/(1-p): (F3).
+
+    Its own derivative: backward is ``dropout(dy, p, key, call, layer)``.
+
+    Parameters
+    ----------
+    x : ndarray
+    p : float in [0, 1]
+    key, call, layer : int
+        Which mask: the same numbers, the same elements (F7).
+
+    Examples
+    --------
+    >>> dropout(np.ones(8), 0.5, key=1)
+    array([2., 0., 2., 2., 2., 0., 0., 2.])
+    """
+    x = np.asarray(x)
+    low, blocks = 0xFFFFFFFF, range((x.size + 3) // 4)
+    words = [philox([b & low, b >> 32, call & low, layer], [key & low, key >> 32]) for b in blocks]
+    words = np.array(words, np.uint64).reshape(-1)[: x.size].reshape(x.shape)
+    kept = words >= int(p * 2**32)  # (F7)
+    return x * np.where(kept, 0 if p == 1 else 1 / (1 - p), 0).astype(x.dtype)  # (F3)
+
+
 # --- several layers, both directions ------------------------------------------------------------
 
 _CELLS = {
@@ -636,8 +682,9 @@ def stack_forward(
     reset=None,
     nonlinearity="tanh",
     reset_after=True,
+    mask=None,
 ):
-    """What ``torch.nn.RNN``, ``LSTM`` or ``GRU`` computes, without dropout.
+    """What ``torch.nn.RNN``, ``LSTM`` or ``GRU`` computes.
 
     Parameters
     ----------
@@ -661,6 +708,8 @@ def stack_forward(
         Read by "rnn" only.
     reset_after : bool
         Read by "gru" only.
+    mask : (float, int, int), optional
+        ``p, key, call`` of the dropout between layers; None is no dropout.
 
     Returns
     -------
@@ -727,9 +776,16 @@ def stack_forward(
             cells.append(cache)
             finals.append(final if kind == "lstm" else (final,))
         X = np.concatenate(outputs, axis=2)  # (S1)
+        if layer < num_layers - 1:
+            X = _between(X, mask, layer, batch_first)
 
     caches = SimpleNamespace(
-        kind=kind, cells=cells, num_layers=num_layers, D=D, batch_first=batch_first
+        kind=kind,
+        cells=cells,
+        num_layers=num_layers,
+        D=D,
+        batch_first=batch_first,
+        mask=mask,
     )
     y = X.swapaxes(0, 1) if batch_first else X
     return y, _pack(kind, finals), caches
@@ -832,12 +888,23 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False, clip_step=No
                 if cell[name] is not None:
                     grads[key] = cell[name]
         dX = None if dinputs[0] is None else sum(dinputs)  # (S4)
+        if layer:
+            dX = _between(dX, caches.mask, layer - 1, caches.batch_first)
 
     dx = dX.swapaxes(0, 1) if caches.batch_first and dX is not None else dX
     if per_step:
         dh, dc = (None if part[0] is None else np.stack(part) for part in zip(*steps, strict=True))
         return dx, _pack(kind, starts), grads, SimpleNamespace(dh=dh, dc=dc)
     return dx, _pack(kind, starts), grads
+
+
+def _between(X, mask, layer, batch_first):
+    """Dropout (F3) after a layer, forward or of its gradient; masks go by place in memory."""
+    if mask is None:
+        return X
+    if batch_first:
+        return dropout(X.swapaxes(0, 1), *mask, layer).swapaxes(0, 1)
+    return dropout(X, *mask, layer)
 
 
 def _unpack(kind, name, state, shape, dtype):

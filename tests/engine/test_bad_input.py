@@ -309,7 +309,6 @@ BAD_OPTIONS = {
     "int": ({"dtype": "int32"}, ValueError, "dtype: expected 'float32' or 'float64', got 'int32'"),
     "byte_order": ({"dtype": SWAPPED}, ValueError, "dtype: expected 'float32' or 'float64', got"),
     "dtype_none": ({"dtype": None}, ValueError, "dtype: expected 'float32' or 'float64', got None"),
-    "dropout": ({"dropout": 0.5}, NotImplementedError, "dropout: not available yet, expected 0"),
     "dropout_high": ({"dropout": 1.5}, ValueError, "dropout: expected a probability .* got 1.5"),
     "dropout_low": ({"dropout": -0.1}, ValueError, "dropout: expected a probability .* got -0.1"),
     "dropout_nan": ({"dropout": float("nan")}, ValueError, "dropout: expected .* got nan"),

@@ -105,6 +105,9 @@ class Sequential(Module):
         for layer in self.layers:
             layer._expose()
 
+    def _random_layers(self):
+        return [drawing for layer in self.layers for drawing in layer._random_layers()]
+
     def config(self):
         return {"layers": [describe(layer) for layer in self.layers]}
 
