@@ -313,6 +313,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     } else {
         call->carry_h = place(&a, B, Hp, real, 1);
         call->carry_c = place(&a, B, Hp, real, 1);
+        call->step_scale = (double *)(void *)place(&a, B, sizeof(double), 1, 1);
         call->dG[0] = place(&a, chunk_rows, D, Hp, real);
         call->dG[1] = place(&a, chunk_rows, D, Hp, real);
         if (tokens && total_rows(seq) >= seq->B + layer->input_size / 2)
@@ -482,7 +483,8 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     if (status != FR_OK)
         return status;
     if ((!args->y.p && seq->T && seq->B) || !args->reserve ||
-        (args->grads.w_ih && !args->grads.w_hh))
+        (args->grads.w_ih && !args->grads.w_hh) || (unsigned)args->clip_step > FR_CLIP_NORM ||
+        (args->clip_step != FR_CLIP_NONE && !(args->clip_limit > 0)))
         return FR_EARG;
     call.dx = args->dx;
     call.dx_add = args->dx_add;
@@ -494,7 +496,9 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.dcT = args->dcT;
     call.step_dh = args->step_dh;
     call.step_dc = args->step_dc;
-    call.looks = args->step_dh.p || args->step_dc.p;
+    call.clip_step = args->clip_step;
+    call.clip_limit = args->clip_limit;
+    call.looks = args->step_dh.p || args->step_dc.p || args->clip_step != FR_CLIP_NONE;
     call.y = args->y;
     call.h0 = args->h0;
     call.c0 = args->c0;

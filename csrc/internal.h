@@ -152,6 +152,8 @@ typedef struct fr_call {
     void *hT, *cT, *dh0, *dc0;
     int dx_add;
     fr_array step_dh, step_dc;
+    fr_clip clip_step;
+    double clip_limit;
     int looks; /* each step's gradient is made whole before the cell takes it: kernels/steps.h */
     fr_weight_grads grads;
     char *reserve; /* NULL: inference */
@@ -159,6 +161,7 @@ typedef struct fr_call {
     char *zeros;             /* a row of zeros, as long as any row is read */
     char *c_start;           /* [B][Hp] c before the first step; inference keeps c there */
     char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
+    double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
     char *gates;             /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
     char *xw;                /* [chunk * B][gates][Hp] */
     char *dG[2];             /* [chunk * B][dslots][Hp]; chunks alternate */
@@ -179,6 +182,7 @@ enum { FR_ROW_ARRAYS = 13 };
         double (*sum_of_squares)(const real *, ptrdiff_t);                                         \
         void (*scale)(real *, ptrdiff_t, double);                                                  \
         void (*clip)(real *, ptrdiff_t, double, double);                                           \
+        void (*dropout)(real *, const real *, ptrdiff_t, const fr_dropout_options *);              \
         void (*scatter_add)(real *, const real *, const int64_t *, ptrdiff_t, ptrdiff_t);          \
         void (*sgd)(real *, real *, const real *, ptrdiff_t, const fr_sgd_options *);              \
         void (*adagrad)(real *, real *, const real *, ptrdiff_t, const fr_adagrad_options *);      \

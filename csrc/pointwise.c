@@ -7,7 +7,10 @@
 
 #include "fastrnn_pointwise.h"
 
+#include <string.h>
+
 #include "internal.h"
+#include "kernels/philox.h"
 
 ptrdiff_t fr_check_targets(ptrdiff_t *counted, const int64_t *targets, ptrdiff_t n, int64_t V,
                            int64_t ignored)
@@ -21,6 +24,13 @@ ptrdiff_t fr_check_targets(ptrdiff_t *counted, const int64_t *targets, ptrdiff_t
         ++*counted;
     }
     return n;
+}
+
+void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
+{
+    uint32_t words[4 * FR_PHILOX];
+    fr_philox_blocks(words, counter, key);
+    memcpy(out, words, 4 * sizeof *out);
 }
 
 #define FR_RUN(type, call)                                                                         \
@@ -52,6 +62,10 @@ ptrdiff_t fr_check_targets(ptrdiff_t *counted, const int64_t *targets, ptrdiff_t
     void fr_clip_##type(real *x, ptrdiff_t n, double low, double high)                             \
     {                                                                                              \
         FR_RUN(type, clip(x, n, low, high));                                                       \
+    }                                                                                              \
+    void fr_dropout_##type(real *out, const real *x, ptrdiff_t n, const fr_dropout_options *o)     \
+    {                                                                                              \
+        FR_RUN(type, dropout(out, x, n, o));                                                       \
     }                                                                                              \
     void fr_scatter_add_##type(real *out, const real *rows, const int64_t *ids, ptrdiff_t n,       \
                                ptrdiff_t D)                                                        \

@@ -429,7 +429,6 @@ def test_a_text_that_cannot_be_trained_on_is_refused(content, message, folder, c
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--dropout", "0.5", "dropout: "),
         ("--hidden", str(10**8), "not enough memory for this model: "),
         ("--hidden", str(10**30), ""),
     ],

@@ -132,6 +132,14 @@ size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq);
 size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training);
 fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args);
 
+/* What becomes of the gradient that reaches a step's state, before it goes through the cell: of h
+ * first, then of c, which has its share through h by then (C3, C4). */
+typedef enum fr_clip {
+    FR_CLIP_NONE,
+    FR_CLIP_VALUE, /* each element into [-limit, limit] */
+    FR_CLIP_NORM   /* each row's Euclidean norm to at most limit */
+} fr_clip;
+
 /* Backward of one forward call; y, x, h0, c0 are those of that call, unchanged.
  *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted
  *   dh0, dc0 (B,H)    out  may be NULL
@@ -156,6 +164,8 @@ typedef struct fr_backward_args {
     const void *packed; /* packed for FR_USE_BACKWARD, and FR_USE_DX if dx is wanted */
     void *scratch;
     fr_array step_dh, step_dc;
+    fr_clip clip_step;
+    double clip_limit; /* above 0 */
 } fr_backward_args;
 
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);

@@ -47,6 +47,18 @@ typedef struct {
     int64_t step;  /* 1 for the first update */
 } fr_adam_options;
 
+/* Which elements a dropout drops. A mask is never stored: the same four numbers give it again. Key,
+ * call and layer choose a stream of Philox 4x32-10; word i of it decides about element i, whatever
+ * the instruction set. */
+typedef struct {
+    double p;             /* of dropping an element, 0 to 1 */
+    uint64_t key;         /* from the caller's seed */
+    uint32_t call, layer; /* which of its uses this is */
+} fr_dropout_options;
+
+/* Philox 4x32-10 (Salmon et al. 2011): four random words of a counter and a key.      (F5, F6) */
+void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
+
 /* The functions for one element type.
  *
  * softmax_cross_entropy, logits (n, V): row by row
@@ -60,6 +72,8 @@ typedef struct {
  *
  * sum_of_squares: in double and in one fixed order, so the same on every machine for float.
  * clip: NaN stays NaN.
+ *
+ * dropout: out = x * mask / (1 - p), all of it 0 * x if p is 1; out may be x.           (F3, F7)
  *
  * scatter_add, out (V, D), rows (n, D): out[ids[i]] += rows[i] in the order of i; ids in [0, V).
  *
@@ -75,6 +89,7 @@ typedef struct {
     double fr_sum_of_squares_##type(const real *x, ptrdiff_t n);                                   \
     void fr_scale_##type(real *x, ptrdiff_t n, double factor);                                     \
     void fr_clip_##type(real *x, ptrdiff_t n, double low, double high);                            \
+    void fr_dropout_##type(real *out, const real *x, ptrdiff_t n, const fr_dropout_options *o);    \
     void fr_scatter_add_##type(real *out, const real *rows, const int64_t *ids, ptrdiff_t n,       \
                                ptrdiff_t D);                                                       \
     void fr_sgd_##type(real *p, real *buf, const real *g, ptrdiff_t n,                             \

@@ -192,6 +192,24 @@ FR_NOINLINE void NAME(clip)(real *x, ptrdiff_t n, double low, double high)
     }
 }
 
+/* A word of the generator below p * 2^32 drops its element. */
+FR_NOINLINE void NAME(dropout)(real *out, const real *x, ptrdiff_t n, const fr_dropout_options *o)
+{
+    enum { WORDS = 4 * FR_PHILOX };
+    const uint32_t key[2] = {(uint32_t)o->key, (uint32_t)(o->key >> 32)};
+    const uint32_t limit = o->p < 1 ? (uint32_t)(o->p * 4294967296.0) : 0;
+    const real kept = o->p < 1 ? (real)(1 / (1 - o->p)) : 0;
+    for (ptrdiff_t first = 0; first < n; first += WORDS) {
+        const uint64_t block = (uint64_t)first / 4;
+        const uint32_t counter[4] = {(uint32_t)block, (uint32_t)(block >> 32), o->call, o->layer};
+        const ptrdiff_t rest = n - first < WORDS ? n - first : WORDS;
+        uint32_t words[WORDS];
+        fr_philox_blocks(words, counter, key);
+        for (ptrdiff_t i = 0; i < rest; i++) /* a product, so that NaN stays NaN */
+            out[first + i] = x[first + i] * (words[i] < limit ? 0 : kept);
+    }
+}
+
 FR_NOINLINE void NAME(scatter_add)(real *restrict out, const real *restrict rows,
                                    const int64_t *restrict ids, ptrdiff_t n, ptrdiff_t D)
 {

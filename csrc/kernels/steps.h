@@ -1,9 +1,10 @@
 /* steps.h: the gradient that reaches each step's state, made whole before it goes through the cell.
  *
- * A cell's backward tile adds up dh_t = dy_t + dh+_t in registers and never writes it down. When
- * somebody asks for it (fr_call.looks), the walk comes here first. The step's rows of carry_h get the
- * whole of dh_t (R3, L4, G6), and for LSTM those of carry_c the whole of dc_t (L6); the cell then
- * finds everything there and adds nothing: its dy is gone, its dG_{t+1} are zeros.
+ * A cell's backward tile adds up dh_t = dy_t + dh+_t in registers and never writes it down. When it
+ * is to be clipped (C3, C4) or somebody wants to see it (fr_call.looks), the walk comes here first.
+ * The step's rows of carry_h get the whole of dh_t (R3, L4, G6), and for LSTM those of carry_c the
+ * whole of dc_t (L6); the cell then finds everything there and adds nothing: its dy is gone, its
+ * dG_{t+1} are zeros.
  *
  * In place, because a tile reads of carry_h and carry_c only what it is about to write. */
 
@@ -20,9 +21,36 @@ static void NAME(copy_step)(const fr_call *call, const fr_array *out, real *cons
     }
 }
 
+/* (C3) and (C4) on the units [u0, u1) of n rows. A norm is of all units, so those who share rows
+ * wait for each other; each takes some of the rows, and sums one in an order that depends on no
+ * plan. */
+static void NAME(clip_step)(const fr_call *call, const fr_part *part, int tid, real *const *rows,
+                            ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
+{
+    const double limit = call->clip_limit;
+    const int units = call->plan.units, unit = tid % units;
+    fr_place *const sharers = call->sharers + (tid - unit);
+    if (call->clip_step == FR_CLIP_VALUE)
+        for (ptrdiff_t q = 0; q < n; q++)
+            NAME(clip)(rows[q] + u0, u1 - u0, -limit, limit);
+    if (call->clip_step != FR_CLIP_NORM)
+        return;
+    if (units > 1)
+        fr_meet(sharers, units, unit);
+    for (ptrdiff_t q = unit; q < n; q += units) {
+        const double norm = sqrt(NAME(sum_of_squares)(rows[q], call->layer.hidden_size));
+        call->step_scale[part->j0 + q * part->jstep] = norm > limit ? limit / norm : 1;
+    }
+    if (units > 1)
+        fr_meet(sharers, units, unit);
+    for (ptrdiff_t q = 0; q < n; q++)
+        NAME(scale)(rows[q] + u0, u1 - u0, call->step_scale[part->j0 + q * part->jstep]);
+}
+
 /* Step s of n rows; gates: those through which dG_{t+1} reaches h_t. */
 static void NAME(look_at_step)(const fr_call *call, const fr_part *part, const NAME(row_arrays) * a,
-                               int64_t s, ptrdiff_t n, int gates, NAME(whole_dc) * whole_dc)
+                               int tid, int64_t s, ptrdiff_t n, int gates,
+                               NAME(whole_dc) * whole_dc)
 {
     const ptrdiff_t H = call->layer.hidden_size;
     const ptrdiff_t u0 = part->p0 * NR, u1 = part->p1 * NR < H ? part->p1 * NR : H;
@@ -43,6 +71,7 @@ static void NAME(look_at_step)(const fr_call *call, const fr_part *part, const N
         a->dg_next[q] = (const real *)call->zeros;
         a->dy[q] = NULL;
     }
+    NAME(clip_step)(call, part, tid, a->carry_h, n, u0, u1);
     NAME(copy_step)(call, &call->step_dh, a->carry_h, part, s, n, u0, u1);
     if (!whole_dc)
         return;
@@ -51,5 +80,6 @@ static void NAME(look_at_step)(const fr_call *call, const fr_part *part, const N
             whole_dc(call, a, q, p);
         a->dc_in[q] = a->carry_c[q];
     }
+    NAME(clip_step)(call, part, tid, a->carry_c, n, u0, u1);
     NAME(copy_step)(call, &call->step_dc, a->carry_c, part, s, n, u0, u1);
 }

@@ -14,11 +14,11 @@
 
 #include "kernels/products.h"
 
-#include "kernels/steps.h"
-
 #include "kernels/dense.h"
 
 #include "kernels/pointwise.h"
+
+#include "kernels/steps.h"
 
 #include "rnn.c"
 

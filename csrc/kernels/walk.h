@@ -140,7 +140,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             if (units > 1)
                 NAME(fetch_shared)(a.dg_next, n, row);
             if (call->looks)
-                NAME(look_at_step)(call, &part, &a, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
+                NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
                 for (ptrdiff_t i = 0, p, w; i < NAME(panel_groups)(n, &part); i++) {
                     w = NAME(panel_group)(n, &part, i, s & 1, &p);

@@ -37,6 +37,11 @@ int64_t row_length(const problem *p, int64_t b)
     return p->lengths ? p->lengths[b] : p->seq.T;
 }
 
+double clip_limit(const problem *p)
+{
+    return p->options & CLIP_VALUE ? 0.5 : 0.5 * sqrt((double)p->layer.hidden_size);
+}
+
 problem *new_problem(fr_cell cell, int64_t T, int64_t B, int64_t I, int64_t H, int options)
 {
     problem *p = calloc(1, sizeof *p);
@@ -426,6 +431,10 @@ static fr_status run_backward(run *r, int scratch_byte)
         .scratch = scratch,
         .step_dh = r->step_dh.block ? array_of(&r->step_dh) : none,
         .step_dc = r->step_dc.block ? array_of(&r->step_dc) : none,
+        .clip_step = p->options & CLIP_VALUE  ? FR_CLIP_VALUE
+                     : p->options & CLIP_NORM ? FR_CLIP_NORM
+                                              : FR_CLIP_NONE,
+        .clip_limit = clip_limit(p),
     };
     const uint64_t inputs = inputs_of(r, 1);
     const fr_status status = fr_backward(&r->layer, &p->seq, &args);

@@ -32,6 +32,8 @@ enum {                     /* options of a problem, and of the manner */
        NO_C = 1 << 17,          /* neither c0 nor dcT, though h0 and dhT are */
        FOREIGN = 1 << 16,       /* batched products by a CBLAS: the naive one of naive_blas.c */
        LOOK = 1 << 18,          /* the gradient of each step's state is wanted, too */
+       CLIP_VALUE = 1 << 19,    /* and clipped */
+       CLIP_NORM = 1 << 20,
 };
 
 typedef struct problem {
@@ -76,6 +78,8 @@ int cell_slots(fr_cell cell); /* kept by step, and not the cell's private busine
 
 problem *new_problem(fr_cell cell, int64_t T, int64_t B, int64_t I, int64_t H, int options);
 void free_problem(problem *p);
+/* Some of the rows are clipped by it, not all of them. */
+double clip_limit(const problem *p);
 int64_t row_length(const problem *p, int64_t b);
 
 answer new_answer(const problem *p);

@@ -145,6 +145,21 @@ static void add_gradients(const problem *p, const step *u, const double *x, cons
         }
 }
 
+static void clip(const problem *p, double *v)
+{
+    const int64_t H = p->layer.hidden_size;
+    const double limit = clip_limit(p);
+    double sum = 0;
+    for (int64_t j = 0; j < H; j++)
+        sum += v[j] * v[j];
+    for (int64_t j = 0; j < H; j++) {
+        if (p->options & CLIP_VALUE) /* (C3) */
+            v[j] = v[j] > limit ? limit : v[j] < -limit ? -limit : v[j];
+        if (p->options & CLIP_NORM && sqrt(sum) > limit) /* (C4) */
+            v[j] *= limit / sqrt(sum);
+    }
+}
+
 static void solve_row(const problem *p, int64_t b, answer *a)
 {
     const int64_t T = row_length(p, b), B = p->seq.B;
@@ -185,11 +200,13 @@ static void solve_row(const problem *p, int64_t b, answer *a)
         const int64_t t = p->seq.reverse ? T - 1 - s : s, row = t * B + b;
         const int reset = p->reset && p->reset[row];
         for (int64_t j = 0; j < H; j++)
-            dh[j] += p->dy ? p->dy[row * H + j] : 0;                  /* (R3) */
+            dh[j] += p->dy ? p->dy[row * H + j] : 0; /* (R3) */
+        clip(p, dh);
         for (int64_t j = 0; j < H && p->layer.cell == FR_LSTM; j++) { /* (L6) */
             const step *v = &u[(s + 1) * H + j];
             dc[j] += dh[j] * v->act[3] * (1 - tanh(v->c) * tanh(v->c));
         }
+        clip(p, dc);
         memcpy(a->of[STEP_DH] + row * H, dh, (size_t)H * sizeof *dh);
         memcpy(a->of[STEP_DC] + row * H, dc, (size_t)H * sizeof *dc);
         backward_step(p, u + (s + 1) * H, dh, dc, in, rec, dhprev);

@@ -138,6 +138,46 @@ static void sums_scales_and_clips_are_right_at_every_size(void)
     }
 }
 
+/* The vectors that the authors of Philox publish with it (Random123, kat_vectors). */
+static void philox_gives_the_published_words(void)
+{
+    static const uint32_t vectors[3][10] = {
+        {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d,
+         0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09,
+         0x94fdcceb, 0x5001e420, 0x24126ea1},
+    };
+    for (int i = 0; i < 3; i++) {
+        uint32_t words[4];
+        fr_philox(words, vectors[i], vectors[i] + 4);
+        CHECK(!memcmp(words, vectors[i] + 6, sizeof words), "vector %d", i);
+    }
+}
+
+static void dropout_asks_the_generator_element_by_element(void)
+{
+    const double ps[] = {0, 0.25, 0.7, 1};
+    FOR_SIZES(n)
+    for (int k = 0; k < 4; k++) {
+        const fr_dropout_options o = {ps[k], 0x123456789abcdef0, 7, 3};
+        const uint32_t key[2] = {0x9abcdef0, 0x12345678};
+        pair x = new_pair(type, n, 0), out = zeros(type, n);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const uint32_t counter[4] = {(uint32_t)i / 4, 0, 7, 3};
+            uint32_t words[4];
+            fr_philox(words, counter, key);
+            if (words[i % 4] >= ps[k] * 4294967296.0)
+                out.exact[i] = x.exact[i] / (1 - ps[k]);
+        }
+        CALL(type, dropout, out.real, x.real, n, &o);
+        check_pair(&out, "dropout");
+        CALL(type, dropout, x.real, x.real, n, &o);
+        CHECK(!memcmp(x.real, out.real, (size_t)n * real_size((fr_dtype)type)), "in place");
+        end_pair(&x), end_pair(&out);
+    }
+}
+
 static void clipping_keeps_nan(void)
 {
     double x[2] = {NAN, 9};
@@ -275,6 +315,8 @@ int main(void)
     RUN(targets_are_checked_and_counted);
     RUN_ON_EVERY_ISA(sums_scales_and_clips_are_right_at_every_size);
     RUN_ON_EVERY_ISA(clipping_keeps_nan);
+    RUN(philox_gives_the_published_words);
+    RUN_ON_EVERY_ISA(dropout_asks_the_generator_element_by_element);
     RUN_ON_EVERY_ISA(rows_scattered_to_one_place_add_up);
     RUN_ON_EVERY_ISA(sgd_follows_its_formula);
     RUN_ON_EVERY_ISA(adagrad_follows_its_formula);

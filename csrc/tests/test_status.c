@@ -1,6 +1,7 @@
 /* test_status.c: what the entry points refuse. Every fr_status occurs here (FR_ETHREAD:
  * test_team.c), and whenever a call is refused, nothing has been written. */
 #include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +155,9 @@ static void unknown_options_and_missing_pointers_are_refused(void)
     BACKWARD_REFUSES(FR_EARG, c->backward.y.p = NULL);
     BACKWARD_REFUSES(FR_EARG, c->backward.reserve = NULL);
     BACKWARD_REFUSES(FR_EARG, c->backward.grads.w_hh = NULL);
+    BACKWARD_REFUSES(FR_EARG, c->backward.clip_step = FR_CLIP_VALUE); /* the limit is 0 */
+    BACKWARD_REFUSES(FR_EARG, (c->backward.clip_step = FR_CLIP_NORM, c->backward.clip_limit = NAN));
+    BACKWARD_REFUSES(FR_EARG, (c->backward.clip_step = (fr_clip)3, c->backward.clip_limit = 1));
 
     call *c = new_call();
     check_refused(c, fr_forward(NULL, &c->seq, &c->forward), FR_EARG, "no layer");
@@ -486,8 +490,28 @@ static void the_callers_flushing_survives_a_call(void)
     CHECK(keeps_subnormals(), "restored");
 }
 
+static void reading_the_reserve_checks_its_arguments(void)
+{
+    call *c = new_call();
+    const fr_array out = {c->out[0], B * H, H}, none = {NULL, 0, 0};
+    const int slots = c->layer.cell == FR_LSTM ? 5 : 4;
+    fr_layer wrong = c->layer;
+    wrong.hidden_size = 0;
+    CHECK(fr_read_reserve(NULL, &c->seq, 0, &out, c->reserve) == FR_EARG, "no layer");
+    CHECK(fr_read_reserve(&wrong, &c->seq, 0, &out, c->reserve) == FR_EDIM, "H 0");
+    CHECK(fr_read_reserve(&c->layer, NULL, 0, &out, c->reserve) == FR_EARG, "no sequence");
+    CHECK(fr_read_reserve(&c->layer, &c->seq, -1, &out, c->reserve) == FR_EARG, "slot -1");
+    CHECK(fr_read_reserve(&c->layer, &c->seq, slots, &out, c->reserve) == FR_EARG, "past the last");
+    CHECK(fr_read_reserve(&c->layer, &c->seq, 0, NULL, c->reserve) == FR_EARG, "no out");
+    CHECK(fr_read_reserve(&c->layer, &c->seq, 0, &none, c->reserve) == FR_EARG, "out NULL");
+    CHECK(fr_read_reserve(&c->layer, &c->seq, 0, &out, NULL) == FR_EARG, "no reserve");
+    CHECK(untouched(c->out[0], out_bytes[0]), "written");
+    free_call(c);
+}
+
 int main(void)
 {
+    RUN(reading_the_reserve_checks_its_arguments);
     RUN(the_call_that_the_others_spoil_is_accepted);
     RUN(sizes_out_of_range_are_refused);
     RUN(unknown_options_and_missing_pointers_are_refused);

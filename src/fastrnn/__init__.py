@@ -20,7 +20,17 @@ from fastrnn.checkpoint import load, save
 from fastrnn.clip import clip_grad_norm_, clip_grad_value_
 from fastrnn.config import get_num_threads, set_num_threads, show_config
 from fastrnn.gradcheck import gradcheck
-from fastrnn.layers import GRU, LSTM, RNN, AdditiveAttention, Embedding, Linear, Sequential, Stream
+from fastrnn.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    AdditiveAttention,
+    Dropout,
+    Embedding,
+    Linear,
+    Sequential,
+    Stream,
+)
 from fastrnn.losses import bce_with_logits, cross_entropy, mse
 from fastrnn.module import Module
 
@@ -31,6 +41,7 @@ __all__ = [
     "AdditiveAttention",
     "Batches",
     "CharLM",
+    "Dropout",
     "Embedding",
     "EncoderDecoder",
     "Linear",

@@ -11,6 +11,7 @@ _Real = NDArray[np.float32] | NDArray[np.float64]
 _Integers = NDArray[np.integer[Any]]
 __test__: dict[str, str]
 
+_ClipStep = tuple[Literal["value", "norm"], float] | None
 _State = _Real | tuple[_Real | None, _Real | None] | None
 
 @final
@@ -54,6 +55,7 @@ class Engine:
         reset: Any,
         keep: bool,
         trace: bool = False,
+        mask: tuple[float, int, int] | None = None,
     ) -> tuple[Any, ...]: ...
     def plan(self, T: int, B: int, backward: bool = False) -> dict[str, int]: ...
 
@@ -69,6 +71,7 @@ class Tape:
         *,
         need_dx: bool = True,
         per_step: Literal[False] = False,
+        clip_step: _ClipStep = None,
     ) -> tuple[_Real | None, Any]: ...
     @overload
     def backward(
@@ -78,6 +81,7 @@ class Tape:
         *,
         need_dx: bool = True,
         per_step: Literal[True],
+        clip_step: _ClipStep = None,
     ) -> tuple[_Real | None, Any, StepGradients]: ...
 
 @final
@@ -132,6 +136,7 @@ def softmax_cross_entropy(
 def sum_of_squares(flat: _Real) -> float: ...
 def scale(flat: _Real, factor: float) -> None: ...
 def clip(flat: _Real, low: float, high: float) -> None: ...
+def dropout(x: _Real, p: float, key: int, call: int, layer: int = 0) -> _Real: ...
 def scatter_add(out: _Real, ids: _Integers, rows: _Real) -> None: ...
 def sgd(
     params: _Real,

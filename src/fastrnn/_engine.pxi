@@ -73,6 +73,11 @@ cdef extern from "fastrnn.h" nogil:
         const void *packed
         void *scratch
 
+    ctypedef enum fr_clip:
+        FR_CLIP_NONE
+        FR_CLIP_VALUE
+        FR_CLIP_NORM
+
     ctypedef struct fr_backward_args:
         fr_array dx
         int dx_add
@@ -92,6 +97,8 @@ cdef extern from "fastrnn.h" nogil:
         void *scratch
         fr_array step_dh
         fr_array step_dc
+        fr_clip clip_step
+        double clip_limit
 
     ctypedef struct fr_gemm_args:
         fr_dtype dtype

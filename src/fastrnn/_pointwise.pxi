@@ -6,12 +6,17 @@
 
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer)
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 cdef extern from "fastrnn_pointwise.h" nogil:
     ctypedef struct fr_sgd_options:
         double lr, momentum, weight_decay
         int nesterov
+
+    ctypedef struct fr_dropout_options:
+        double p
+        uint64_t key
+        unsigned int call, layer
 
     ctypedef struct fr_adagrad_options:
         double lr, eps, weight_decay
@@ -33,6 +38,7 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_sum_of_squares_f32(const float *x, Py_ssize_t n)
     void fr_scale_f32(float *x, Py_ssize_t n, double factor)
     void fr_clip_f32(float *x, Py_ssize_t n, double low, double high)
+    void fr_dropout_f32(float *out, const float *x, Py_ssize_t n, const fr_dropout_options *o)
     void fr_scatter_add_f32(
         float *out, const float *rows, const int64_t *ids, Py_ssize_t n, Py_ssize_t D)
     void fr_sgd_f32(float *p, float *buf, const float *g, Py_ssize_t n, const fr_sgd_options *o)
@@ -50,6 +56,7 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_sum_of_squares_f64(const double *x, Py_ssize_t n)
     void fr_scale_f64(double *x, Py_ssize_t n, double factor)
     void fr_clip_f64(double *x, Py_ssize_t n, double low, double high)
+    void fr_dropout_f64(double *out, const double *x, Py_ssize_t n, const fr_dropout_options *o)
     void fr_scatter_add_f64(
         double *out, const double *rows, const int64_t *ids, Py_ssize_t n, Py_ssize_t D)
     void fr_sgd_f64(double *p, double *buf, const double *g, Py_ssize_t n, const fr_sgd_options *o)
@@ -224,6 +231,27 @@ def clip(flat, double low, double high):
                 fr_clip_f32(<float *>x.buf, x.shape[0], low, high)
     finally:
         _pw_release(&held)
+
+
+def dropout(x, double p, uint64_t key, uint64_t call, unsigned int layer=0):
+    """A copy of `x` with every element dropped with probability `p`, the others times 1/(1-p).
+
+    Which ones depends on `key`, `call` and `layer` alone: the same numbers drop the same elements."""
+    dtype = _real_dtype("x", x)
+    x = np.ascontiguousarray(x)
+    out = np.empty_like(x)
+    cdef Py_ssize_t n = x.size
+    cdef fr_dropout_options o
+    cdef void *to = _data(out)
+    cdef void *source = _data(x)
+    cdef bint wide = dtype == np.float64
+    o.p, o.key, o.call, o.layer = p, key, <unsigned int> (call & 0xffffffff), layer
+    with nogil:
+        if wide:
+            fr_dropout_f64(<double *> to, <const double *> source, n, &o)
+        else:
+            fr_dropout_f32(<float *> to, <const float *> source, n, &o)
+    return out
 
 
 def scatter_add(out, ids, rows):

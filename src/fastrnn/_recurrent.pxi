@@ -163,10 +163,11 @@ cdef class Engine:
         return cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1], shape[2]],
                                  self.dtype.num, 0) if zeros else np.empty(shape, self.dtype)
 
-    def run(self, module, x, state, lengths, reset, bint keep, bint trace=False):
+    def run(self, module, x, state, lengths, reset, bint keep, bint trace=False, tuple mask=None):
         """Forward through the stack.
 
-        Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`; with `trace`, the tape has one."""
+        Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`; with `trace`, the tape has one.
+        `mask` is (p, key, call) of the dropout between layers, or None."""
         cdef int64_t T, B, layer, index
         cdef int d, use
         cdef Cell cell
@@ -199,7 +200,8 @@ cdef class Engine:
             tape = Tape.__new__(Tape)
             tape.engine, tape.lengths, tape.reset, tape.h0, tape.c0 = self, lengths, reset, h0, c0
             tape.T, tape.B, tape.tokens = T, B, tokens
-            tape.arrays, tape.reserves, tape.packed, tape.cells = [x], [], [], list(self.cells)
+            tape.inputs, tape.outputs, tape.mask = [], [], mask
+            tape.reserves, tape.packed, tape.cells = [], [], list(self.cells)
         seq = _sequence(T, B, lengths, reset)
         y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
         cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
@@ -243,8 +245,11 @@ cdef class Engine:
             if keep:
                 # The tape reads y again; a silent change would be a silently wrong gradient.
                 y.flags.writeable = False
-                tape.arrays.append(y)
+                tape.inputs.append(x)
+                tape.outputs.append(y)
             x, tokens = y, False
+            if mask is not None and layer < self.L - 1:
+                x = dropout(y, *mask, layer)  # (F3)
         final = (hT, cT) if self.has_c else hT
         if trace:
             tape.seen = tape.read_trace()
@@ -315,6 +320,21 @@ cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
     return seq
 
 
+_CLIPS = {"value": FR_CLIP_VALUE, "norm": FR_CLIP_NORM}
+
+
+def _check_clip_step(clip_step):
+    try:
+        kind, limit = clip_step
+        clip, limit = _CLIPS[kind], float(limit)
+        if limit > 0:
+            return clip, limit
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise ValueError('clip_step: expected ("value", limit) or ("norm", limit) with a limit above 0, '
+                     f"got {clip_step!r}")
+
+
 # Where a cell's slots of the reserve are (fr_read_reserve): its gates, then c.
 _GATES = {4: "ifgo", 3: "rzn", 1: ""}
 
@@ -327,7 +347,8 @@ cdef class Tape:
     cdef int64_t T, B
     cdef bint tokens
     cdef object lengths, reset, h0, c0
-    cdef list arrays    # x, then every layer's y
+    cdef list inputs, outputs  # of every layer; dropout may stand between one's y and the next one's x
+    cdef tuple mask
     cdef list reserves, packed, cells
     cdef object seen
 
@@ -361,7 +382,7 @@ cdef class Tape:
         cdef fr_status status
         h = self._per_step()
         for index in range(e.L * e.D):
-            y = self.arrays[index // e.D + 1][..., index % e.D * H:(index % e.D + 1) * H]
+            y = self.outputs[index // e.D][..., index % e.D * H:(index % e.D + 1) * H]
             h[index] = y.swapaxes(0, 1) if e.batch_first else y
         names = _GATES[e.gates] + ("c" if e.has_c else "")
         slots = {name: self._per_step() for name in names}
@@ -375,7 +396,8 @@ cdef class Tape:
                     raise ValueError(f"trace: {fr_status_text(status).decode()}")
         return Trace(h, slots.pop("c", None), slots)
 
-    def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False):
+    def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False,
+                 clip_step=None):
         """Add the gradients of all parameters to ``layer.grads`` and return those of the inputs.
 
         Parameters
@@ -388,6 +410,11 @@ cdef class Tape:
             False leaves out the gradient of x, which the first layer of a model has no use for.
         per_step : bool, default False
             Return the gradient that reaches the state of each step, too.
+        clip_step : (str, float), optional
+            Clip the gradient that reaches each step's state, before it goes through the cell:
+            ``("value", limit)`` each element to [-limit, limit], ``("norm", limit)`` each row of
+            hidden units to an L2 norm of at most `limit`. In an LSTM first that of h, then that of
+            c; (C3) and (C4) of docs/math.md. The gradient of the initial state is not clipped.
 
         Returns
         -------
@@ -416,11 +443,15 @@ cdef class Tape:
         cdef object dx = None
 
         if dy is not None:
-            shape = (<object> self.arrays[e.L]).shape
+            shape = (<object> self.outputs[e.L - 1]).shape
             if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
                 dy = _dense(dy)
             _check_array("dy", dy, shape, e.dtype)
         dhT, dcT = e._check_state("d", dstate, self.B)
+        cdef fr_clip clip = FR_CLIP_NONE
+        cdef double limit = 0
+        if clip_step is not None:
+            clip, limit = _check_clip_step(clip_step)
         state_shape = (e.L * e.D, self.B, e.hidden_size)
         dh0 = np.empty(state_shape, e.dtype)
         dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
@@ -429,7 +460,7 @@ cdef class Tape:
         seq = _sequence(self.T, self.B, self.lengths, self.reset)
         cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)
         for layer in range(e.L - 1, -1, -1):
-            x, y = self.arrays[layer], self.arrays[layer + 1]
+            x, y = self.inputs[layer], self.outputs[layer]
             tokens = layer == 0 and self.tokens
             wanted = not tokens and (layer > 0 or need_dx)
             dx = None
@@ -469,6 +500,7 @@ cdef class Tape:
                         a.c0 = <char *> _data(self.c0) + index * state_bytes
                     if dcT is not None:
                         a.dcT = <char *> _data(dcT) + index * state_bytes
+                a.clip_step, a.clip_limit = clip, limit
                 if per_step:
                     a.step_dh = self._at_step(step_dh, index)
                     if e.has_c:
@@ -478,6 +510,8 @@ cdef class Tape:
                 if status != FR_OK:
                     raise ValueError(f"backward: {fr_status_text(status).decode()}")
             dy = dx
+            if self.mask is not None and layer > 0:
+                dy = dropout(dx, *self.mask, layer - 1)  # (F3): forward's mask once more
         dinitial = (dh0, dc0) if e.has_c else dh0
         if per_step:
             return dx, dinitial, StepGradients(step_dh, step_dc)

@@ -107,6 +107,44 @@ class Module:
         """Called when views of the parameters are given away."""
         self.exposed = True
 
+    # ---- masks of dropout
+
+    def _start_masks(self, rng) -> None:
+        """Draw the key of this layer's masks, which depend on it and on how many came before."""
+        self._key, self._calls = int(rng.integers(2**64, dtype=np.uint64)), 0
+
+    def _random_layers(self) -> list[Module]:
+        """Layers of this module that draw masks, itself included; containers ask their parts."""
+        return []
+
+    @property
+    def random_state(self) -> list[int]:
+        """What the next dropout masks depend on: two integers for each layer that draws some."""
+        return [number for layer in self._random_layers() for number in (layer._key, layer._calls)]
+
+    def load_random_state(self, state) -> None:
+        """Go on from a `random_state`: the masks after it are the same again.
+
+        Parameters
+        ----------
+        state : list of int
+            Of a module with the same layers.
+
+        Raises
+        ------
+        ValueError
+            ``random_state: expected 4 integers from 0 to 2**64 - 1, got ...``; nothing has changed.
+        """
+        layers, state = self._random_layers(), list(state)
+        integers = all(isinstance(number, (int, np.integer)) for number in state)
+        if len(state) != 2 * len(layers) or not integers or not all(0 <= n < 2**64 for n in state):
+            raise ValueError(
+                f"random_state: expected {2 * len(layers)} integers from 0 to 2**64 - 1, "
+                f"got {state}"
+            )
+        for i, layer in enumerate(layers):
+            layer._key, layer._calls = int(state[2 * i]), int(state[2 * i + 1])
+
     # ---- what users see
 
     @property
@@ -172,7 +210,7 @@ class Module:
     def __reduce__(self):
         # copy.deepcopy and pickle: views must not become arrays of their own. Gradients stay
         # behind.
-        return _rebuild, (type(self), self.config(), self.state_dict())
+        return _rebuild, (type(self), self.config(), self.state_dict(), self.random_state)
 
 
 class Views(dict):
@@ -261,9 +299,10 @@ def build(description: dict) -> Module:
     return Module._classes[name].from_config(description["config"])
 
 
-def _rebuild(cls, config, state):
+def _rebuild(cls, config, state, random_state):
     module = cls.from_config(config)
     module.load_state_dict(state)
+    module.load_random_state(random_state)
     return module
 
 

@@ -29,11 +29,13 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "cross_entropy",
+    "dropout",
     "gru_backward",
     "gru_forward",
     "lstm_backward",
     "lstm_forward",
     "mse",
+    "philox",
     "rmsprop",
     "rnn_backward",
     "rnn_forward",
@@ -162,6 +164,20 @@ def _cotangents(s, dy, **finals):
     return [dy] + [_array(name, v, (B, H), s.dtype) for name, v in finals.items()]
 
 
+def _clip_step(s, t, g, clip_step):
+    """Gradient of the state of step t, clipped before it goes through the cell; 0 in padding."""
+    g = np.where(s.live[t], g, 0)
+    if clip_step is None:
+        return g
+    kind, limit = clip_step
+    limit = s.dtype.type(limit)
+    if kind == "value":
+        return np.clip(g, -limit, limit)  # (C3)
+    norm = np.sqrt(np.square(g, dtype=np.float64).sum(1, keepdims=True))
+    factor = np.divide(limit, norm, where=norm > limit, out=np.ones_like(norm))
+    return g * factor.astype(s.dtype)  # (C4)
+
+
 def _rows(v):
     """(T, B, n) as the matrix of its T·B rows."""
     return v.reshape(-1, v.shape[-1])
@@ -269,7 +285,7 @@ def rnn_forward(
     return np.where(s.live, s.h, 0), h, s
 
 
-def rnn_backward(cache, dy=None, dhT=None):
+def rnn_backward(cache, dy=None, dhT=None, *, clip_step=None):
     """Gradients of `rnn_forward`.
 
     Parameters
@@ -280,6 +296,9 @@ def rnn_backward(cache, dy=None, dhT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT : ndarray (B, H), optional
         Gradient of `hT`; None is zero.
+    clip_step : (str, float), optional
+        ``("value", limit)`` (C3) or ``("norm", limit)`` (C4): what each step's dh is clipped to
+        before it goes through the cell.
 
     Returns
     -------
@@ -305,8 +324,7 @@ def rnn_backward(cache, dy=None, dhT=None):
     dG, dh_of = _empty(s, 1, 1)
     dy, dh_next = _cotangents(s, dy, dhT=dhT)
     for t in reversed(s.order):
-        dh = dy[t] + dh_next  # (R3)
-        dh_of[t] = np.where(s.live[t], dh, 0)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (R3)
         da = dh * derivative(s.h[t])  # (R4): forward was h = φ(a)
         dG[t] = np.where(s.live[t], da, 0)  # (M6)
         dh_next = _carry(s, t, dG[t] @ s.R, dh_next)  # (R5)
@@ -386,7 +404,7 @@ def lstm_forward(
     return np.where(s.live, s.h, 0), (h, c), s
 
 
-def lstm_backward(cache, dy=None, dhT=None, dcT=None):
+def lstm_backward(cache, dy=None, dhT=None, dcT=None, *, clip_step=None):
     """Gradients of `lstm_forward`.
 
     Parameters
@@ -397,6 +415,8 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT, dcT : ndarray (B, H), optional
         Gradients of the final states; None is zero.
+    clip_step : (str, float), optional
+        As in `rnn_backward`; first of dh, then of dc.
 
     Returns
     -------
@@ -421,10 +441,10 @@ def lstm_backward(cache, dy=None, dhT=None, dcT=None):
     for t in reversed(s.order):
         i, f, g, o = np.split(s.gates[t], 4, axis=1)
         tanh_c = np.tanh(s.c[t])
-        dh = dy[t] + dh_next  # (L4)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (L4)
         do = dh * tanh_c  # (L5): forward was h = o*tanh(c)
         dc = dc_next + dh * o * (1 - tanh_c**2)  # (L6)
-        dh_of[t], dc_of[t] = np.where(s.live[t], dh, 0), np.where(s.live[t], dc, 0)
+        dc = dc_of[t] = _clip_step(s, t, dc, clip_step)
         di, df, dg = dc * g, dc * s.c_prev[t], dc * i  # (L7): forward was c = f*c_prev + i*g
         da_i, da_f = di * i * (1 - i), df * f * (1 - f)  # (L9)
         da_g, da_o = dg * (1 - g * g), do * o * (1 - o)
@@ -519,7 +539,7 @@ def gru_forward(
     return np.where(s.live, s.h, 0), h, s
 
 
-def gru_backward(cache, dy=None, dhT=None):
+def gru_backward(cache, dy=None, dhT=None, *, clip_step=None):
     """Gradients of `gru_forward`.
 
     Parameters
@@ -530,6 +550,9 @@ def gru_backward(cache, dy=None, dhT=None):
         Gradient of `y`; None is zero. Padding is not read.
     dhT : ndarray (B, H), optional
         Gradient of `hT`; None is zero.
+    clip_step : (str, float), optional
+        ``("value", limit)`` (C3) or ``("norm", limit)`` (C4): what each step's dh is clipped to
+        before it goes through the cell.
 
     Returns
     -------
@@ -556,8 +579,7 @@ def gru_backward(cache, dy=None, dhT=None):
     for t in reversed(s.order):
         h_prev = s.h_prev[t]
         r, z, n, fourth = np.split(s.gates[t], 4, axis=1)
-        dh = dy[t] + dh_next  # (G6)
-        dh_of[t] = np.where(s.live[t], dh, 0)
+        dh = dh_of[t] = _clip_step(s, t, dy[t] + dh_next, clip_step)  # (G6)
         dz, dn = dh * (h_prev - n), dh * (1 - z)  # (G7): forward was h = z*h_prev + (1-z)*n
         da_n = dn * (1 - n * n)  # (G8)
         da_z = dz * z * (1 - z)  # (G10)
@@ -585,6 +607,50 @@ def gru_backward(cache, dy=None, dhT=None):
         dR = np.concatenate([dR_rz, _rows(dG[..., 2 * H :]).T @ _rows(p)])
     # (G14) to (G16), (GB8) to (GB10)
     return {**_gradients(s, dG_x, dG_h, dR, dh0=dh_next), "dG": dG, "dh": dh_of}
+
+
+# --- dropout ------------------------------------------------------------------------------------
+
+
+def philox(counter, key):
+    """Philox 4x32-10, (F5) (F6): four random words of a counter of four and a key of two words.
+
+    Examples
+    --------
+    >>> [hex(word) for word in philox([0, 0, 0, 0], [0, 0])]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    (c0, c1, c2, c3), (k0, k1), low = counter, key, 0xFFFFFFFF
+    for _ in range(10):
+        p, q = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q & low, p >> 32 ^ c3 ^ k1, p & low  # (F5)
+        k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low  # (F6)
+    return [c0, c1, c2, c3]
+
+
+def dropout(x, p, key, call=0, layer=0):
+    """Zero elements of `x` with probability `p`, multiply the others by 1/(1-p): (F3).
+
+    Its own derivative: backward is ``dropout(dy, p, key, call, layer)``.
+
+    Parameters
+    ----------
+    x : ndarray
+    p : float in [0, 1]
+    key, call, layer : int
+        Which mask: the same numbers, the same elements (F7).
+
+    Examples
+    --------
+    >>> dropout(np.ones(8), 0.5, key=1)
+    array([2., 0., 2., 2., 2., 0., 0., 2.])
+    """
+    x = np.asarray(x)
+    low, blocks = 0xFFFFFFFF, range((x.size + 3) // 4)
+    words = [philox([b & low, b >> 32, call & low, layer], [key & low, key >> 32]) for b in blocks]
+    words = np.array(words, np.uint64).reshape(-1)[: x.size].reshape(x.shape)
+    kept = words >= int(p * 2**32)  # (F7)
+    return x * np.where(kept, 0 if p == 1 else 1 / (1 - p), 0).astype(x.dtype)  # (F3)
 
 
 # --- several layers, both directions ------------------------------------------------------------
@@ -616,8 +682,9 @@ def stack_forward(
     reset=None,
     nonlinearity="tanh",
     reset_after=True,
+    mask=None,
 ):
-    """What ``torch.nn.RNN``, ``LSTM`` or ``GRU`` computes, without dropout.
+    """What ``torch.nn.RNN``, ``LSTM`` or ``GRU`` computes.
 
     Parameters
     ----------
@@ -641,6 +708,8 @@ def stack_forward(
         Read by "rnn" only.
     reset_after : bool
         Read by "gru" only.
+    mask : (float, int, int), optional
+        ``p, key, call`` of the dropout between layers; None is no dropout.
 
     Returns
     -------
@@ -707,9 +776,16 @@ def stack_forward(
             cells.append(cache)
             finals.append(final if kind == "lstm" else (final,))
         X = np.concatenate(outputs, axis=2)  # (S1)
+        if layer < num_layers - 1:
+            X = _between(X, mask, layer, batch_first)
 
     caches = SimpleNamespace(
-        kind=kind, cells=cells, num_layers=num_layers, D=D, batch_first=batch_first
+        kind=kind,
+        cells=cells,
+        num_layers=num_layers,
+        D=D,
+        batch_first=batch_first,
+        mask=mask,
     )
     y = X.swapaxes(0, 1) if batch_first else X
     return y, _pack(kind, finals), caches
@@ -751,7 +827,7 @@ def stack_trace(caches):
     return SimpleNamespace(h=h, c=c, gates=gates)
 
 
-def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
+def stack_backward(caches, dy=None, dstate=None, *, per_step=False, clip_step=None):
     """Gradients of `stack_forward`.
 
     Parameters
@@ -764,6 +840,8 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
         None is zero; for "lstm" either of the pair may be None too.
     per_step : bool
         Also return what the cells call ``dh`` and ``dc``.
+    clip_step : (str, float), optional
+        As in `rnn_backward`.
 
     Returns
     -------
@@ -802,7 +880,7 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
         for d in range(D):
             k = layer * D + d
             dh = dX[..., d * H : (d + 1) * H]  # (S3)
-            cell = backward(cells[k], dh, *[part[k] for part in dparts])
+            cell = backward(cells[k], dh, *[part[k] for part in dparts], clip_step=clip_step)
             starts[k] = [cell[name] for name in ("dh0", "dc0") if name in cell]
             steps[k] = cell["dh"], cell.get("dc")
             dinputs.append(cell["dx"])
@@ -810,12 +888,23 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False):
                 if cell[name] is not None:
                     grads[key] = cell[name]
         dX = None if dinputs[0] is None else sum(dinputs)  # (S4)
+        if layer:
+            dX = _between(dX, caches.mask, layer - 1, caches.batch_first)
 
     dx = dX.swapaxes(0, 1) if caches.batch_first and dX is not None else dX
     if per_step:
         dh, dc = (None if part[0] is None else np.stack(part) for part in zip(*steps, strict=True))
         return dx, _pack(kind, starts), grads, SimpleNamespace(dh=dh, dc=dc)
     return dx, _pack(kind, starts), grads
+
+
+def _between(X, mask, layer, batch_first):
+    """Dropout (F3) after a layer, forward or of its gradient; masks go by place in memory."""
+    if mask is None:
+        return X
+    if batch_first:
+        return dropout(X.swapaxes(0, 1), *mask, layer).swapaxes(0, 1)
+    return dropout(X, *mask, layer)
 
 
 def _unpack(kind, name, state, shape, dtype):

@@ -213,6 +213,31 @@ def test_backward_wants_to_be_told_where_the_gradient_comes_in():
         tape.backward(None, None, False)
 
 
+BAD_CLIPS = {
+    "number": 1.0,
+    "name": "norm",
+    "unknown": ("size", 1.0),
+    "zero": ("norm", 0.0),
+    "negative": ("value", -1.0),
+    "nan": ("value", float("nan")),
+    "text": ("value", "much"),
+    "three": ("value", -1.0, 1.0),
+    "list": (["value"], 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CLIPS)
+def test_a_bad_clip_step_is_refused(kind):
+    layer = build("lstm", **STACK)
+    x, state, dy, dstate = inputs(layer)
+    _, _, tape = layer.forward(x, state)
+    message = (
+        r'^clip_step: expected \("value", limit\) or \("norm", limit\) with a limit above 0, got'
+    )
+    with refused(layer, message, dy):
+        tape.backward(dy, dstate, clip_step=BAD_CLIPS[kind])
+
+
 # ---- lengths -------------------------------------------------------------------------------------
 
 BAD_LENGTHS = {
@@ -284,7 +309,6 @@ BAD_OPTIONS = {
     "int": ({"dtype": "int32"}, ValueError, "dtype: expected 'float32' or 'float64', got 'int32'"),
     "byte_order": ({"dtype": SWAPPED}, ValueError, "dtype: expected 'float32' or 'float64', got"),
     "dtype_none": ({"dtype": None}, ValueError, "dtype: expected 'float32' or 'float64', got None"),
-    "dropout": ({"dropout": 0.5}, NotImplementedError, "dropout: not available yet, expected 0"),
     "dropout_high": ({"dropout": 1.5}, ValueError, "dropout: expected a probability .* got 1.5"),
     "dropout_low": ({"dropout": -0.1}, ValueError, "dropout: expected a probability .* got -0.1"),
     "dropout_nan": ({"dropout": float("nan")}, ValueError, "dropout: expected .* got nan"),

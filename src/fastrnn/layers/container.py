@@ -48,6 +48,9 @@ class Container(Module):
         for part in self._parts.values():
             part._expose()
 
+    def _random_layers(self):
+        return [drawing for part in self._parts.values() for drawing in part._random_layers()]
+
 
 def named_layers(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
     """Yield the layers of a model with the prefix of their parameters in it, in its order.

@@ -7,6 +7,7 @@ Here: constructor arguments, parameters and their initial values. Not here: comp
 from __future__ import annotations
 
 import operator
+import warnings
 
 import numpy as np
 
@@ -42,9 +43,12 @@ class Recurrent(Module):
         self.bidirectional = bool(bidirectional)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
-        if dropout:
-            raise NotImplementedError("dropout: not available yet, expected 0")
         self.dropout = float(dropout)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout: {self.dropout} has no effect on one layer; it acts between layers",
+                stacklevel=3,
+            )
         self._allocate(self._shapes(), dtype)
         self._engine = _core.Engine(
             cell,
@@ -57,7 +61,12 @@ class Recurrent(Module):
         )
         self._bound()
         bound = 1 / np.sqrt(self.hidden_size)
-        self._flat[...] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size)
+        rng = np.random.default_rng(seed)
+        self._flat[...] = rng.uniform(-bound, bound, self._flat.size)
+        self._start_masks(rng)
+
+    def _random_layers(self):
+        return [self] if self.dropout and self.num_layers > 1 else []
 
     def _suffixes(self):
         """`_l0`, `_l0_reverse`, `_l1`, ... in the engine's order."""
@@ -142,7 +151,10 @@ class Recurrent(Module):
         tape : Tape
             ``dx, dstate = tape.backward(dy, dstate=None)`` adds into `grads`.
         """
-        return self._engine.run(self, x, state, lengths, reset, True, bool(trace))
+        mask = (self.dropout, self._key, self._calls) if self._random_layers() else None
+        result = self._engine.run(self, x, state, lengths, reset, True, bool(trace), mask)
+        self._calls += mask is not None
+        return result
 
     def stream(self, batch=1) -> Stream:
         """Return a `Stream`: this layer one step at a time, with nothing allocated in a step."""
@@ -159,11 +171,12 @@ class RNN(Recurrent):
     num_layers : int, default 1
     nonlinearity : {"tanh", "relu", "sigmoid"}
     bias, batch_first, bidirectional : bool
-    dropout : float
-        Must be 0 for now.
+    dropout : float, default 0
+        Probability, 0 to 1, with which `forward` zeroes an element of what one layer hands to the
+        next (F3); the others are multiplied by 1/(1-dropout). A call, which is inference, has none.
     dtype : {"float32", "float64"}
     seed : int or None
-        Of the initial values, uniform in ±1/sqrt(H).
+        Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
 
     Notes
     -----
@@ -229,11 +242,12 @@ class LSTM(Recurrent):
         I and H.
     num_layers : int, default 1
     bias, batch_first, bidirectional : bool
-    dropout : float
-        Must be 0 for now.
+    dropout : float, default 0
+        Probability, 0 to 1, with which `forward` zeroes an element of what one layer hands to the
+        next (F3); the others are multiplied by 1/(1-dropout). A call, which is inference, has none.
     dtype : {"float32", "float64"}
     seed : int or None
-        Of the initial values, uniform in ±1/sqrt(H).
+        Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
 
     Notes
     -----
@@ -294,14 +308,15 @@ class GRU(Recurrent):
         I and H.
     num_layers : int, default 1
     bias, batch_first, bidirectional : bool
-    dropout : float
-        Must be 0 for now.
+    dropout : float, default 0
+        Probability, 0 to 1, with which `forward` zeroes an element of what one layer hands to the
+        next (F3); the others are multiplied by 1/(1-dropout). A call, which is inference, has none.
     reset_after : bool, default True
         True: the form of PyTorch and cuDNN. False: the form of Cho et al. 2014, which needs two
         products a step.
     dtype : {"float32", "float64"}
     seed : int or None
-        Of the initial values, uniform in ±1/sqrt(H).
+        Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
 
     Notes
     -----

@@ -145,7 +145,7 @@ class SequentialTape:
     def __init__(self, tapes):
         self._tapes = tapes
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, *, clip_step=None):
         """Add the gradients of all layers into ``model.grads`` and return those of the inputs.
 
         Parameters
@@ -153,6 +153,9 @@ class SequentialTape:
         dy : ndarray like y, or None for zeros
         dstate : tuple, one entry for each layer, or None
             Gradient of the final states; an entry may be None for zeros.
+        clip_step : (str, float), optional
+            For the recurrent layers: ``("value", limit)`` or ``("norm", limit)`` clips the gradient
+            that reaches the state of each step.
 
         Returns
         -------
@@ -168,7 +171,10 @@ class SequentialTape:
             if dy is None and dlast is None:  # nothing came from above, only layers below have some
                 initial.append(None)
                 continue
-            dy, dfirst = tape.backward(dy, dlast)
+            keywords = {}
+            if clip_step is not None and "clip_step" in inspect.signature(tape.backward).parameters:
+                keywords["clip_step"] = clip_step
+            dy, dfirst = tape.backward(dy, dlast, **keywords)
             initial.append(dfirst)
         return dy, tuple(reversed(initial))
 
