@@ -62,6 +62,7 @@ class Sequential(Container):
             {"lengths", "reset"} & inspect.signature(layer.forward).parameters.keys()
             for layer in layers
         )
+        self._nothing = ({},) * len(layers)
         parts = {str(i): layer for i, layer in enumerate(layers)}
         self._adopt(parts, next(iter(dtypes), "float32"))
 
@@ -129,14 +130,12 @@ class Sequential(Container):
 
     def _steps(self, state, lengths, reset):
         states = per_layer(state, len(self.layers), "state")
+        if lengths is None and reset is None:
+            return zip(self.layers, states, self._nothing, strict=True)
         given = {"lengths": lengths, "reset": reset}
         given = {name: value for name, value in given.items() if value is not None}
-        for layer, initial, takes in zip(self.layers, states, self._takes, strict=True):
-            yield (
-                layer,
-                initial,
-                {name: given[name] for name in takes & given.keys()} if given else {},
-            )
+        keywords = [{name: given[name] for name in takes & given.keys()} for takes in self._takes]
+        return zip(self.layers, states, keywords, strict=True)
 
 
 class SequentialTape:
