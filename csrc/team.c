@@ -9,6 +9,7 @@
  * starts anew there. No OpenMP: a second runtime in a process full of them is a known source
  * of deadlocks and of threads that steal each other's cores. */
 #ifndef _WIN32
+#define _GNU_SOURCE /* sched_getcpu, where there is one */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <sched.h>
@@ -81,6 +82,40 @@ void fr_meet(fr_place *places, int n, int me)
         spin_until(&places[i].times, times);
 }
 
+/* ---- where ------------------------------------------------------------------------------------ */
+
+#ifdef __linux__
+static int this_core(void)
+{
+    return sched_getcpu();
+}
+
+/* A thread that is woken often finds itself on the core of who woke it, if the others are busy with
+ * something unimportant; and there the two would spin by turns, a time slice each. Forbidden that
+ * core for a moment, it is moved to another at once. */
+static void leave_core(int core)
+{
+    cpu_set_t allowed, others;
+    if (core < 0 || core >= CPU_SETSIZE || sched_getcpu() != core ||
+        sched_getaffinity(0, sizeof allowed, &allowed))
+        return;
+    others = allowed;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+        sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+static int this_core(void)
+{
+    return -1;
+}
+
+static void leave_core(int core)
+{
+    (void)core;
+}
+#endif
+
 /* ---- the team ----------------------------------------------------------------------------- */
 
 typedef struct worker {
@@ -90,6 +125,7 @@ typedef struct worker {
     int tid;
     fr_job *job;
     void *arg;
+    int caller; /* the core that thread 0 is on */
     lock_t lock;
     wake_t wake;
 } worker;
@@ -129,6 +165,7 @@ static void *work(void *arg)
     worker *w = arg;
     for (int seen = 0;; seen++) {
         wait_for_job(w, seen);
+        leave_core(w->caller);
         run_flushed(w->job, w->arg, w->tid);
         atomic_store_explicit(&w->done, seen + 1, memory_order_release);
     }
@@ -195,8 +232,10 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg)
         lock_drop(&team);
         return status;
     }
+    const int core = this_core();
     for (int i = 1; i < threads; i++) {
         worker *w = &workers[i];
+        w->caller = core;
         w->job = job;
         w->arg = arg;
         atomic_fetch_add(&w->go, 1);
