@@ -266,6 +266,21 @@ static void sort_rows(const fr_seq *seq, int64_t T, int64_t *order, int64_t *len
 
 /* ---- one call ----------------------------------------------------------------------------- */
 
+/* Parts of the batch either share out the units of every weight gradient, and then read each other's
+ * dG from each other's caches; or each adds up its own rows' share, and clears and adds a second set of
+ * gradients. The second is less traffic once there are more rows than twice the columns of W and R.
+ * Returns the bytes of such a set, or 0. */
+static size_t own_bytes(const fr_call *call, size_t G, int tokens)
+{
+    const fr_layer *layer = &call->layer;
+    const size_t I = (size_t)layer->input_size, H = (size_t)layer->hidden_size;
+    const int64_t columns = layer->hidden_size + (tokens ? 0 : layer->input_size);
+    if (call->plan.rows < 2 || call->rows.B * call->rows.T < 2 * columns)
+        return 0;
+    const size_t numbers = G * H * (I + H + 2) + (tokens ? I * G * (size_t)call->Hp : 0);
+    return (numbers * real_bytes(layer) + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+}
+
 /* Lays a call's scratch out from `base` (NULL: only count). Returns the bytes, 0 if too many. */
 static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int training, int tokens,
                       char *base)
@@ -318,6 +333,9 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
         call->dG[1] = place(&a, chunk_rows, D, Hp, real);
         if (tokens && total_rows(seq) >= seq->B + layer->input_size / 2)
             call->dtable = place(&a, I, G, Hp, real);
+        call->own_stride = own_bytes(call, G, tokens);
+        if (call->own_stride)
+            call->own = place(&a, (size_t)call->plan.rows - 1, call->own_stride, 1, 1);
         /* Either the blocks of our own product, or rows gathered for a foreign one. */
         const size_t wide = (I + nr - 1) / nr * nr + 2 * Hp;
         size_t work = FR_MC * (FR_KC + 16) + FR_KC * wide;
@@ -505,7 +523,7 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.reserve = (char *)(uintptr_t)args->reserve;
     call.c_start = c_behind(&call, seq, args->reserve);
     if (!args->grads.w_ih)
-        call.dtable = NULL;
+        call.dtable = call.own = NULL;
     return run(&call, typed(layer)->backward[layer->cell]);
 }
 

@@ -134,6 +134,12 @@ static inline int64_t fr_part_active(const fr_part *part, int64_t active)
     return n < part->nj ? n : part->nj;
 }
 
+/* Where weight gradients are added up: the caller's arrays, or a part's own until all are done. */
+typedef struct fr_sums {
+    fr_weight_grads grads;
+    void *dtable; /* [I][gates][Hp] gradient of the token table; NULL: straight into w_ih */
+} fr_sums;
+
 /* Everything a walk needs, untyped; the kernels cast the pointers. */
 typedef struct fr_call {
     fr_layer layer;
@@ -164,7 +170,9 @@ typedef struct fr_call {
     double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
     char *gates;             /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
     char *xw;                /* [chunk * B][gates][Hp] */
-    char *dG[2];             /* [chunk * B][dslots][Hp]; chunks alternate */
+    char *dG[2];             /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
+    char *own;               /* weight gradients of all parts but the first; NULL: they share */
+    size_t own_stride;
     char *dtable;            /* [I][gates][Hp]: gradient of the token table */
     char *pointers;          /* per thread: row pointers */
     size_t pointers_stride;

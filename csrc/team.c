@@ -9,8 +9,12 @@
  * starts anew there. No OpenMP: a second runtime in a process full of them is a known source
  * of deadlocks and of threads that steal each other's cores. */
 #ifndef _WIN32
-#define _GNU_SOURCE /* sched_getcpu, where there is one */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for sched_getcpu, where there is one */
+#endif
+#ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
+#endif
 #include <pthread.h>
 #include <sched.h>
 #endif

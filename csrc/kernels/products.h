@@ -182,14 +182,14 @@ FR_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t n)
  *   x       rows of x, or NULL for tokens */
 static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, const real *const *h,
                                   const real *const *rh, const real *const *x, ptrdiff_t n,
-                                  ptrdiff_t u0, ptrdiff_t u1, real *work)
+                                  ptrdiff_t u0, ptrdiff_t u1, const fr_sums *sums, real *work)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
     const ptrdiff_t ldt =
         FR_KC + 16; /* not a power of two: rows of a tile fall in different sets */
-    real *dw_ih = call->grads.w_ih, *dw_hh = call->grads.w_hh;
-    real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
+    real *dw_ih = sums->grads.w_ih, *dw_hh = sums->grads.w_hh;
+    real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
     real *transposed = work, *h_panels = work + FR_MC * ldt;
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
@@ -234,12 +234,12 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
 static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *dg,
                                        const real *const *h, const real *const *rh,
                                        const real *const *x, ptrdiff_t n, ptrdiff_t u0,
-                                       ptrdiff_t u1, real *work)
+                                       ptrdiff_t u1, const fr_sums *sums, real *work)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
                     ld = cell->dslots * Hp;
-    real *db_ih = call->grads.b_ih, *db_hh = call->grads.b_hh;
+    real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
 
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
         const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
@@ -260,13 +260,13 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
                 for (ptrdiff_t k = 0; k < K; k++)
                     memcpy(work + k * H, rows[k], (size_t)H * sizeof(real));
                 fr_blas_gemm(call->layer.dtype, 1, 0, u1 - u0, H, K, from, ld, work, H, 1,
-                             (real *)call->grads.w_hh + (rg * H + u0) * H, H);
+                             (real *)sums->grads.w_hh + (rg * H + u0) * H, H);
             }
             if (x && wg >= 0) {
                 for (ptrdiff_t k = 0; k < K; k++)
                     memcpy(work + k * I, x[k0 + k], (size_t)I * sizeof(real));
                 fr_blas_gemm(call->layer.dtype, 1, 0, u1 - u0, I, K, from, ld, work, I, 1,
-                             (real *)call->grads.w_ih + (wg * H + u0) * I, I);
+                             (real *)sums->grads.w_ih + (wg * H + u0) * I, I);
             }
         }
     }
@@ -276,11 +276,11 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
  * rows than the table has, it goes straight into the columns of dW; else it is collected in a table,
  * where a row is contiguous, and transposed once at the end. */
 static void NAME(scatter_tokens)(const fr_call *call, const real *const *dg, const int64_t *tokens,
-                                 ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
+                                 ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1, const fr_sums *sums)
 {
     const ptrdiff_t Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
-    real *dtable = (real *)call->dtable, *dw_ih = call->grads.w_ih;
+    real *dtable = sums->dtable, *dw_ih = sums->grads.w_ih;
     if (!dtable) {
         for (ptrdiff_t r = 0; r < n; r++)
             for (ptrdiff_t g = 0; g < G; g++)
@@ -297,41 +297,96 @@ static void NAME(scatter_tokens)(const fr_call *call, const real *const *dg, con
         }
 }
 
-static void NAME(clear_table)(const fr_call *call, ptrdiff_t u0, ptrdiff_t u1)
+/* The arrays that part r of the batch adds up in, the first part in the caller's. */
+static fr_sums NAME(sums_of_part)(const fr_call *call, int r)
 {
-    const ptrdiff_t Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
-    for (ptrdiff_t r = 0; r < call->layer.input_size * G; r++)
-        memset((real *)call->dtable + r * Hp + u0, 0, (size_t)(u1 - u0) * sizeof(real));
+    fr_sums s = {call->grads, call->dtable};
+    if (!call->own || r == 0)
+        return s;
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
+    const ptrdiff_t GH = fr_cells[call->layer.cell].gates * H;
+    real *next = (real *)(call->own + (size_t)(r - 1) * call->own_stride);
+    s.grads.w_ih = next;
+    s.grads.w_hh = next += GH * I;
+    s.grads.b_ih = call->grads.b_ih ? next + GH * H : NULL;
+    s.grads.b_hh = call->grads.b_hh ? next + GH * (H + 1) : NULL;
+    s.dtable = call->dtable ? next + GH * (H + 2) : NULL;
+    return s;
 }
 
-static void NAME(add_table)(const fr_call *call, ptrdiff_t u0, ptrdiff_t u1)
+/* Units [u0, u1) of every gate to zero: the table, and what is not the caller's. */
+static void NAME(clear_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, ptrdiff_t u1)
+{
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size, Hp = call->Hp;
+    const ptrdiff_t G = fr_cells[call->layer.cell].gates;
+    const size_t units = (size_t)(u1 - u0) * sizeof(real);
+    if (s->dtable)
+        for (ptrdiff_t r = 0; r < I * G; r++)
+            memset((real *)s->dtable + r * Hp + u0, 0, units);
+    if (s->grads.w_hh == call->grads.w_hh)
+        return;
+    for (ptrdiff_t g = 0; g < G; g++) {
+        const ptrdiff_t row = g * H + u0;
+        memset((real *)s->grads.w_hh + row * H, 0, units * (size_t)H);
+        if (!s->dtable)
+            memset((real *)s->grads.w_ih + row * I, 0, units * (size_t)I);
+        if (s->grads.b_ih)
+            memset((real *)s->grads.b_ih + row, 0, units);
+        if (s->grads.b_hh)
+            memset((real *)s->grads.b_hh + row, 0, units);
+    }
+}
+
+static void NAME(add_row)(void *to, const void *from, ptrdiff_t at, ptrdiff_t n)
+{
+    real *restrict sum = to;
+    const real *restrict more = from;
+    for (ptrdiff_t i = at; i < at + n; i++)
+        sum[i] += more[i];
+}
+
+/* Units [u0, u1) of a part's sums into the caller's arrays. */
+static void NAME(add_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, ptrdiff_t u1)
 {
     const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, I = call->layer.input_size;
     const ptrdiff_t G = fr_cells[call->layer.cell].gates;
-    const real *dtable = (const real *)call->dtable;
+    const real *dtable = s->dtable;
     real *dw_ih = call->grads.w_ih;
     enum { BLOCK = 16 }; /* so that the lines of the table are read once */
-    for (ptrdiff_t g = 0; g < G; g++)
+    for (ptrdiff_t g = 0; g < G && dtable; g++)
         for (ptrdiff_t v = u0; v < u1; v += BLOCK)
             for (ptrdiff_t k = 0; k < I; k++)
                 for (ptrdiff_t u = v; u < v + BLOCK && u < u1; u++)
                     dw_ih[(g * H + u) * I + k] += dtable[(k * G + g) * Hp + u];
+    if (s->grads.w_hh == call->grads.w_hh)
+        return;
+    for (ptrdiff_t g = 0; g < G; g++) {
+        const ptrdiff_t row = g * H + u0, units = u1 - u0;
+        NAME(add_row)(call->grads.w_hh, s->grads.w_hh, row * H, units * H);
+        if (!dtable)
+            NAME(add_row)(dw_ih, s->grads.w_ih, row * I, units * I);
+        if (s->grads.b_ih)
+            NAME(add_row)(call->grads.b_ih, s->grads.b_ih, row, units);
+        if (s->grads.b_hh)
+            NAME(add_row)(call->grads.b_hh, s->grads.b_hh, row, units);
+    }
 }
 
 /* One thread's share of a chunk's products: weight gradients of units [u0, u1), dx of rows
- * [r0, r1). Everybody's dG must be complete. */
+ * [r0, r1). The dG of all n rows must be complete. */
 static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
-                                 ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1, real *work)
+                                 ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1,
+                                 const fr_sums *sums, real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].r_from_rh[2] ? c->rh : NULL;
     const real *const *x = call->x.p ? c->x : NULL;
     if (call->grads.w_ih && u1 > u0) {
         if (call->blas)
-            NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, work);
+            NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
         else
-            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, work);
+            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
         if (call->tokens.p)
-            NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1);
+            NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1, sums);
     }
     if (call->dx.p) {
         if (call->blas)

@@ -125,7 +125,8 @@ static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, in
     return n;
 }
 
-/* s = -1 stands for the initial state: it has gradients, but no gates of its own. */
+/* dg, dg_after: this part's rows of dG at step s and s + 1.
+ * s = -1 stands for the initial state: it has gradients, but no gates of its own. */
 static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, int64_t s, real *dg,
                                      const real *dg_after, int carries_h,
                                      const NAME(row_arrays) * a)
@@ -144,11 +145,11 @@ static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, i
         /* carry_h begins as the final state's gradient; GRU then keeps dh * z in it. */
         a->dh_init[q] = last || (carries_h && !cut) ? a->carry_h[q] : zeros;
         a->dc_in[q] = cut ? zeros : a->carry_c[q];
-        a->dg_next[q] = last || cut ? zeros : dg_after + j * row;
+        a->dg_next[q] = last || cut ? zeros : dg_after + q * row;
         if (s < 0)
             continue;
         const int64_t t = fr_time(rows, s, j);
-        a->dg[q] = dg + j * row;
+        a->dg[q] = dg + q * row;
         a->dy[q] = call->dy.p ? NAME(at)(&call->dy, t, b) : NULL;
         a->h[q] = (real *)NAME(at)(&call->y, t, b);
         a->hprev[q] = NAME(h_before)(call, s, j);
@@ -159,26 +160,43 @@ static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, i
     return n;
 }
 
-/* Every row of the steps [s0, s1), for the products over the chunk. dg: their dG, back to back. */
-static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, const real *dg,
-                                  const NAME(chunk_rows) * c)
+/* How many rows part r has in the steps [s0, s1). */
+FR_INLINE ptrdiff_t NAME(rows_in_chunk)(const fr_call *call, const fr_part *part, int64_t s0,
+                                        int64_t s1)
+{
+    ptrdiff_t n = 0;
+    if (!call->rows.len)
+        return (s1 - s0) * part->nj;
+    for (int64_t s = s0; s < s1; s++)
+        n += fr_part_active(part, fr_active(&call->rows, s));
+    return n;
+}
+
+/* Every row of the steps [s0, s1) of the parts [r0, r1), for the products over the chunk. dg: their
+ * dG, back to back. */
+static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, int r0, int r1,
+                                  const real *dg, const NAME(chunk_rows) * c)
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     ptrdiff_t n = 0;
-    for (int64_t s = s0; s < s1; s++)
-        for (int64_t j = 0; j < fr_active(rows, s); j++, n++) {
-            const int64_t t = fr_time(rows, s, j), b = fr_batch(rows, j);
-            c->dg[n] = dg + n * cell->dslots * call->Hp;
-            c->h[n] = NAME(h_before)(call, s, j);
-            c->rh[n] = cell->r_from_rh[2] ? NAME(reserve_row)(call, s, j) + 3 * call->Hp : NULL;
-            if (call->x.p)
-                c->x[n] = NAME(at)(&call->x, t, b);
-            else
-                c->token[n] = call->tokens.p[t * call->tokens.st + b * call->tokens.sb];
-            if (call->dx.p)
-                c->dx[n] = (real *)NAME(at)(&call->dx, t, b);
-        }
+    for (int r = r0; r < r1; r++) {
+        const fr_part part = fr_plan_part(&call->plan, rows, call->Hp / NR, r * call->plan.units);
+        for (int64_t s = s0; s < s1; s++)
+            for (int64_t q = 0; q < fr_part_active(&part, fr_active(rows, s)); q++, n++) {
+                const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j);
+                const int64_t t = fr_time(rows, s, j);
+                c->dg[n] = dg + n * cell->dslots * call->Hp;
+                c->h[n] = NAME(h_before)(call, s, j);
+                c->rh[n] = cell->r_from_rh[2] ? NAME(reserve_row)(call, s, j) + 3 * call->Hp : NULL;
+                if (call->x.p)
+                    c->x[n] = NAME(at)(&call->x, t, b);
+                else
+                    c->token[n] = call->tokens.p[t * call->tokens.st + b * call->tokens.sb];
+                if (call->dx.p)
+                    c->dx[n] = (real *)NAME(at)(&call->dx, t, b);
+            }
+    }
     return n;
 }
 

@@ -106,9 +106,12 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     const int threads = call->plan.threads;
     const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
     const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
-    /* Whatever the plan, products over a chunk are shared out by units (dW, dR, db) or rows (dx). */
-    const ptrdiff_t w0 = H * tid / threads, w1 = H * (tid + 1) / threads;
-    const int units = call->plan.units, unit = tid % units;
+    const int units = call->plan.units, unit = tid % units, me = tid / units;
+    /* Products over a chunk are shared out by units (dW, dR, db) or rows (dx), among those who have
+     * the same part of the batch, or, if parts do not add up on their own, among everybody. */
+    const int those = call->own ? units : threads, one = call->own ? unit : tid;
+    const ptrdiff_t w0 = H * one / those, w1 = H * (one + 1) / those;
+    const fr_sums sums = NAME(sums_of_part)(call, me);
     fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
@@ -124,8 +127,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
         ((real *)call->carry_c + j * Hp + u0, call->dcT ? (const real *)call->dcT + at : NULL,
          u1 - u0);
     }
-    if (call->dtable)
-        NAME(clear_table)(call, w0, w1);
+    NAME(clear_sums)(call, &sums, w0, w1);
 
     const int64_t chunk = call->plan.chunk, chunks = (rows->T + chunk - 1) / chunk;
     const real *dg_after = (const real *)call->zeros;
@@ -133,8 +135,16 @@ static void CELL_NAME(_backward)(void *arg, int tid)
         const int64_t s0 = i * chunk, s1 = rows->T - s0 < chunk ? rows->T : s0 + chunk;
         /* Two buffers in turn: the next chunk's last step still reads this one's first. */
         real *const buffer = (real *)call->dG[i & 1];
+        /* Part after part, and in each step after step. Parts on their own do not wait for each
+         * other, so each keeps to a place of its own; otherwise all rows lie back to back. */
+        real *mine = buffer + (call->own ? chunk * part.rows_before * row : 0);
+        for (int r = 0; r < me && !call->own; r++) {
+            const fr_part other = fr_plan_part(&call->plan, rows, Hp / NR, r * units);
+            mine += NAME(rows_in_chunk)(call, &other, s0, s1) * row;
+        }
+        real *dg = mine + NAME(rows_in_chunk)(call, &part, s0, s1) * row;
         for (int64_t s = s1 - 1; s >= s0; s--) {
-            real *dg = buffer + (fr_row(rows, s, 0) - fr_row(rows, s0, 0)) * row;
+            dg -= fr_part_active(&part, fr_active(rows, s)) * row;
             const ptrdiff_t n =
                 NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
             if (units > 1)
@@ -155,15 +165,24 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             }
             dg_after = dg;
         }
-        if (threads > 1)
-            fr_meet(call->everybody, threads, tid);
-        const ptrdiff_t n = NAME(fill_chunk)(call, s0, s1, buffer, &rows_of);
+        if (those > 1)
+            fr_meet(call->own ? sharers : call->everybody, those, one);
+        const ptrdiff_t n =
+            call->own ? NAME(fill_chunk)(call, s0, s1, me, me + 1, mine, &rows_of)
+                      : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, buffer, &rows_of);
         NAME(chunk_products)
-        (call, &rows_of, n, w0, w1, n * tid / threads, n * (tid + 1) / threads,
+        (call, &rows_of, n, w0, w1, n * one / those, n * (one + 1) / those, &sums,
          (real *)(call->work + tid * call->work_stride));
     }
-    if (call->dtable)
-        NAME(add_table)(call, w0, w1);
+    if (call->own) {
+        fr_meet(call->everybody, threads, tid);
+        for (int r = 0; r < call->plan.rows; r++) {
+            const fr_sums theirs = NAME(sums_of_part)(call, r);
+            NAME(add_sums)(call, &theirs, H * tid / threads, H * (tid + 1) / threads);
+        }
+    } else {
+        NAME(add_sums)(call, &sums, w0, w1);
+    }
     if (!call->dh0 && !call->dc0)
         return;
     const ptrdiff_t n = NAME(backward_rows)(call, &part, -1, NULL, dg_after, CELL_CARRIES_H, &a);

@@ -3,6 +3,7 @@
  *
  * team.c is included, so that this program can make pthread_create fail. */
 #define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* before any header, as team.c has it */
 #include <pthread.h>
 #include <sched.h>
 #include <sys/wait.h>
