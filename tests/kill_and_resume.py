@@ -43,13 +43,13 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--dropout", type=float, default=0.0, help="of the model")
+    parser.add_argument("--dropout", type=float, default=0.2, help="of the model")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         return compare(Path(folder), args.kills, random.Random(args.seed), args.dropout)
 
 
-def compare(folder: Path, kills: int, rng, dropout: float = 0.0, epochs: int = 12) -> int:
+def compare(folder: Path, kills: int, rng, dropout: float = 0.2, epochs: int = 12) -> int:
     """Do as the module says in an empty folder."""
     options = [*OPTIONS, "--dropout", str(dropout), "--epochs", str(epochs)]
     unbroken = Run(folder / "unbroken", options)

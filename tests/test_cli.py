@@ -287,6 +287,7 @@ def test_patience_ends_a_training_that_does_not_improve_and_says_so(folder, caps
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_a_resumed_training_follows_its_schedule_bit_for_bit(kind, folder):
     options = [*SCHEDULES[kind], "--steps", "200", "--patience", "30"]
+    options += ["--layers", "2", "--dropout", "0.2"]
     assert train(*options, "--out", "one.safetensors") == 0
     assert train(*options, "--save-every", "0", "--minutes", "0.001") == 0
     steps = load_training("model.last.safetensors").trainer["progress"]["step"]

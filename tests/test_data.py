@@ -218,10 +218,24 @@ def test_a_batch_is_contiguous_so_that_the_engine_need_not_copy_it():
         ((np.zeros((5, 3)), np.zeros(4)), {}, r"y: expected 3 sequences on axis 0, as in x, got"),
         ((np.zeros((5, 3)), None, 0), {}, "batch_size: expected at least 1, got 0"),
         ((np.zeros(5),), {}, r"x: expected at least 2 axes, got shape \(5,\); samples without"),
-        ((np.zeros((5, 0)),), {}, "x: expected at least one sequence"),
+        ((np.zeros((5, 0)),), {}, "x: expected at least one sequence on axis 1"),
+        (
+            ((np.zeros((5, 3)), np.zeros((5, 4))),),
+            {},
+            r"as many in each array, got shape \(5, 3\) an",
+        ),
         ((np.zeros((5, 3)),), {"lengths": [1, 2, 6]}, "lengths: expected 3 integers from 0 to 5"),
     ],
 )
 def test_batches_that_do_not_fit_together_are_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         Batches(*arguments, **options)
+
+
+def test_several_inputs_are_taken_together_and_keep_their_targets():
+    source, target = np.arange(20).reshape(4, 5), np.arange(20).reshape(4, 5) + 100
+    data = Batches((source, target[:3]), target[:3], 2, lengths=[1, 2, 3, 4, 0])
+    for (s, t), wanted, n in data.epoch(0):
+        assert np.array_equal(s[:3] + 100, t)
+        assert np.array_equal(t, wanted)  # lengths are those of the source
+        assert np.array_equal(n, (s[0] + 1) % 5)

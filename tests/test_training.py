@@ -309,6 +309,49 @@ def test_predictions_of_streams_carry_the_state():
     np.testing.assert_allclose(np.concatenate(chunks), y, atol=1e-5)
 
 
+def test_an_encoder_decoder_learns_from_ragged_pairs_and_goes_on_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(4)
+    words = [rng.integers(2, 8, 1 + i % 3) for i in range(24)]
+    source, lengths = fr.pad_sequences(words)
+    target, _ = fr.pad_sequences([np.append(w[::-1], 1) for w in words], value=IGNORED)
+    data = fr.Batches((source, target), target, 8, lengths=lengths)
+
+    def trainer_of(model):
+        return Trainer(model, fr.optim.Adam(model, 0.02), clip=1.0, metrics=[fr.accuracy])
+
+    unbroken = trainer_of(fr.EncoderDecoder(8, 8, "gru", hidden_size=12, seed=0))
+    unbroken.fit(data, data, epochs=60)
+    assert unbroken.history[-1]["val_accuracy"] > 0.9
+    first = trainer_of(fr.EncoderDecoder(8, 8, "gru", hidden_size=12, seed=0))
+    first.fit(data, data, steps=100)
+    save_training(first, tmp_path / "t.safetensors")
+    saved = load_training(tmp_path / "t.safetensors")
+    second = trainer_of(saved.model)
+    second.load_state_dict(saved.trainer)
+    second.fit(data, data, epochs=60)
+    assert_same(unbroken, second)
+
+
+@pytest.mark.parametrize("stop", [1, 20, 27])
+def test_dropout_draws_the_same_masks_in_a_resumed_training(stop, tmp_path):
+    def trainer_of(model):
+        return Trainer(model, fr.optim.Adam(model, 0.01))
+
+    def model():
+        recurrent = fr.LSTM(5, 6, 2, dropout=0.3, seed=1)
+        return fr.Sequential(recurrent, fr.Dropout(0.2, seed=3), fr.Linear(6, 5, seed=2))
+
+    unbroken, first = trainer_of(model()), trainer_of(model())
+    unbroken.fit(streams(), whole(), steps=54)
+    first.fit(streams(), whole(), steps=stop)
+    save_training(first, tmp_path / "t.safetensors")
+    saved = load_training(tmp_path / "t.safetensors")
+    second = trainer_of(saved.model)
+    second.load_state_dict(saved.trainer)
+    second.fit(streams(), whole(), steps=54)
+    assert_same(unbroken, second)
+
+
 def test_lengths_beside_data_that_has_its_own_are_refused():
     with pytest.raises(ValueError, match="lengths: expected None"):
         make().predict(ragged(), [1, 2])

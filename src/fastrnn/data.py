@@ -284,8 +284,10 @@ class Batches:
 
     Parameters
     ----------
-    x : array-like (T, N, ...), or with batch_first (N, T, ...)
+    x : array-like (T, N, ...), or with batch_first (N, T, ...); or tuple of arrays
         N sequences: features, or integer token ids. Without a time axis, (N, ...) and batch_first.
+        A tuple, of such arrays with any T each, is for a model that takes one, such as the
+        ``(source, target)`` of `fastrnn.EncoderDecoder`.
     y : array-like, optional
         Targets: one for each step, (T, N, ...) or (N, T, ...) as x; or one for each sequence,
         (N, ...). Without `batch_first` the first is meant if the first two axes are those of x.
@@ -298,7 +300,8 @@ class Batches:
     lengths : array-like of N integers in 0..T, optional
         Steps of each sequence, e.g. from `pad_sequences`: handed to the model. Where y has an
         integer for each step, those past the end become `IGNORED`, which `fastrnn.cross_entropy`
-        does not count. Real targets stay as they are, and so count: mask them in the loss.
+        does not count. Real targets stay as they are, and so count: mask them in the loss. Beside a
+        tuple x the lengths are those of its first array, and y stays as it is.
     batch_first : bool, default False
         As in the model's layers.
 
@@ -325,23 +328,32 @@ class Batches:
     def __init__(
         self, x, y=None, batch_size=32, shuffle=True, seed=0, *, lengths=None, batch_first=False
     ):
-        self.x = np.asarray(x)
+        several = isinstance(x, tuple) and len(x) > 0
+        self.x = tuple(map(np.asarray, x)) if several else np.asarray(x)
+        arrays = self.x if several else (self.x,)
         self.batch_size = operator.index(batch_size)
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self._axis = 0 if batch_first else 1
-        if self.x.ndim <= self._axis:
+        for array in arrays:
+            if array.ndim <= self._axis:
+                raise ValueError(
+                    f"x: expected at least {self._axis + 1} axes, got shape {array.shape}"
+                    + ("" if batch_first else "; samples without a time axis need batch_first=True")
+                )
+        self._count = arrays[0].shape[self._axis]
+        if not self._count or any(array.shape[self._axis] != self._count for array in arrays):
+            shapes = " and ".join(str(array.shape) for array in arrays)
             raise ValueError(
-                f"x: expected at least {self._axis + 1} axes, got shape {self.x.shape}"
-                + ("" if batch_first else "; samples without a time axis need batch_first=True")
+                f"x: expected at least one sequence on axis {self._axis}, and as many in each "
+                f"array, got shape {shapes}"
             )
-        self._count = self.x.shape[self._axis]
-        if not self._count:
-            raise ValueError(f"x: expected at least one sequence, got shape {self.x.shape}")
         self.shuffle, self.seed = bool(shuffle), seed
         self.y = None if y is None else np.asarray(y)
         self._target_axis = self._axis
-        each_step = self.y is not None and self.y.shape[:2] == self.x.shape[:2] and self.x.ndim > 1
+        each_step = self.y is not None and any(
+            array.ndim > 1 and self.y.shape[:2] == array.shape[:2] for array in arrays
+        )
         if self.y is not None:
             if not each_step:
                 self._target_axis = 0
@@ -352,9 +364,9 @@ class Batches:
                 )
         self.lengths = None
         if lengths is not None:
-            steps = self.x.shape[1 - self._axis] if self.x.ndim > 1 else 0
+            steps = arrays[0].shape[1 - self._axis] if arrays[0].ndim > 1 else 0
             self.lengths = _checked_lengths(lengths, self._count, steps)
-            if each_step and self.y.dtype.kind in "iu":
+            if each_step and not several and self.y.dtype.kind in "iu":
                 padding = np.arange(steps)[:, None] >= self.lengths
                 padding = padding.T if batch_first else padding
                 where = padding.reshape(padding.shape + (1,) * (self.y.ndim - 2))
@@ -375,7 +387,10 @@ class Batches:
         return _Epoch(self, order)
 
     def _gather(self, rows):
-        x = self.x.take(rows, self._axis)
+        if isinstance(self.x, tuple):
+            x = tuple(array.take(rows, self._axis) for array in self.x)
+        else:
+            x = self.x.take(rows, self._axis)
         y = None if self.y is None else self.y.take(rows, self._target_axis)
         return (x, y) if self.lengths is None else (x, y, self.lengths[rows])
 

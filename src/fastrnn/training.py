@@ -508,7 +508,10 @@ class Trainer:
     def _because(self, x=None) -> str:
         """Return why a loss is not finite, as far as one can see."""
         culprit = _first_non_finite(self.model.state_dict())
-        if culprit is None and np.asarray(x).dtype.kind == "f" and not np.isfinite(x).all():
+        inputs = map(np.asarray, x if isinstance(x, tuple) else (x,))
+        if culprit is None and any(
+            a.dtype.kind == "f" and not np.isfinite(a).all() for a in inputs
+        ):
             culprit = "the input"
         return f", because {culprit} is not finite" if culprit else ""
 
