@@ -210,6 +210,7 @@ typedef struct fr_kernels {
         fr_job *forward[FR_CELLS];
         fr_job *backward[FR_CELLS];
         fr_job *gemm; /* arg: fr_gemm_call */
+        fr_job *attention_scores, *attention_backward; /* arg: fr_attention_call */
         void (*activation)(int kind, void *out, const void *in, int64_t n);
     } typed[FR_DTYPES];
     fr_pointwise_f32 pointwise_f32;
@@ -225,6 +226,11 @@ typedef struct fr_gemm_call {
     size_t work_stride;
     fr_place *places; /* [threads] */
 } fr_gemm_call;
+
+typedef struct fr_attention_call {
+    fr_attention_args args;
+    int threads;
+} fr_attention_call;
 
 extern const fr_kernels fr_kernels_portable;
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
-from fastrnn.layers import attention as module
 
 
 def build(Q=4, E=4, M=5, **options):
@@ -75,19 +74,47 @@ def test_gradients_agree_with_finite_differences_when_all_sizes_differ():
         np.testing.assert_allclose(gradient, numeric, atol=1e-8)
 
 
-def test_many_blocks_of_rows_give_what_one_gives(monkeypatch):
-    layer = build(4, 3, 5)
-    x = inputs(T=3, S=4, B=7, Q=4, E=3)
-    results = []
-    for size in (1, 130, 1 << 20):  # 60 elements a row: one row, two rows, all of them
-        monkeypatch.setattr(module, "_BLOCK", size)
-        layer.zero_grad()
-        context, _, tape = layer.forward(x)
-        (dquery, dmemory), _ = tape.backward(np.ones_like(context))
-        results.append(np.concatenate([a.ravel() for a in (context, dquery, dmemory)]))
-        results[-1] = np.concatenate([results[-1], layer._flat_grad])
-    np.testing.assert_allclose(results[0], results[2], rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(results[1], results[2], rtol=1e-12, atol=1e-15)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_number_of_threads_changes_no_bit(n, dtype):
+    layer = build(4, 3, 37, dtype=dtype)
+    x = inputs(T=9, S=11, B=7, Q=4, E=3, dtype=dtype)  # enough to be worth threads
+    before, results = fr.get_num_threads(), []
+    try:
+        for threads in (1, n):
+            fr.set_num_threads(threads)
+            layer.zero_grad()
+            context, _, tape = layer.forward(x, lengths=[11, 0, 3, 11, 1, 10, 7])
+            (dquery, dmemory), _ = tape.backward(np.ones_like(context))
+            results.append((context, dquery, dmemory, layer._flat_grad.copy()))
+    finally:
+        fr.set_num_threads(before)
+    for one, several in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, several)
+
+
+@pytest.mark.parametrize("M", [1, 3, 4, 7, 8, 9, 17, 33])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_width_around_a_vector_gives_the_equations(M, dtype):
+    layer = build(4, 3, M, dtype=dtype)
+    query, memory = inputs(T=2, S=5, Q=4, E=3, dtype=dtype)
+    context, _, tape = layer.forward((query, memory), lengths=[5, 2, 0])
+    double = build(4, 3, M)
+    double.load_state_dict(layer.state_dict())
+    as_double = query.astype(np.float64), memory.astype(np.float64)
+    expected, _ = row_by_row(double, *as_double, [5, 2, 0])
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(context, expected, rtol=tolerance, atol=tolerance)
+    if dtype == "float64":
+        stack = build(4, 4, M)
+        fr.gradcheck(stack, np.stack(inputs(T=3, S=3)), lengths=[3, 1, 0])
+    else:
+        _, _, other = double.forward(as_double, lengths=[5, 2, 0])
+        ones = np.ones((2, 3, 3))
+        ours, theirs = tape.backward(ones.astype(dtype))[0], other.backward(ones)[0]
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(layer._flat_grad, double._flat_grad, rtol=1e-4, atol=1e-5)
 
 
 def test_float32_is_near_its_float64_twin():

@@ -171,6 +171,20 @@ def test_a_step_that_starts_afresh_has_jacobian_zero_and_the_next_ones_follow_it
     assert (norms.norm[3:, 0] == 0).all() and (norms.norm[:, 1] > 0).all()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropout_is_off_and_no_mask_is_used_up(cell):
+    dropping, plain = build(cell, num_layers=2, dropout=0.5), build(cell, num_layers=2)
+    x, state = inputs(plain)
+    before = dropping.random_state
+    for layer in (dropping, plain):
+        layer.load_state_dict(plain.state_dict())
+    pair = [diagnostics.step_jacobians(m, x, state, index=1) for m in (dropping, plain)]
+    np.testing.assert_array_equal(*pair)
+    flows = [diagnostics.gradient_flow(m, x, dstate=state).h for m in (dropping, plain)]
+    np.testing.assert_array_equal(*flows)
+    assert dropping.random_state == before and dropping.dropout == 0.5
+
+
 def test_token_ids_and_batch_first_give_the_jacobians_of_the_same_one_hot_rows():
     layer, first = build("lstm"), build("lstm", batch_first=True)
     ids = np.array([[0, 2], [1, 1], [2, 0]])

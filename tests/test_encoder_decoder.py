@@ -121,6 +121,15 @@ def test_attention_weights_are_a_distribution_over_each_sources_own_places():
     assert (tape.attention[:, 0] > 0).all()
 
 
+def test_dropout_acts_between_layers_in_training_only():
+    model = build("gru", num_layers=2, dropout=0.5)
+    x = ids()
+    calls = [model(x)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*calls)
+    first, second = (model.forward(x)[0] for _ in range(2))
+    assert (first != second).any() and (first != calls[0]).any()
+
+
 # --- decoding
 
 

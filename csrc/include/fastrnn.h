@@ -203,6 +203,35 @@ typedef struct fr_gemm_args {
 size_t fr_gemm_scratch_bytes(const fr_gemm_args *args);
 fr_status fr_gemm(const fr_gemm_args *args);
 
+/* ---- additive attention: every query with every place of a memory ------------------------- */
+
+/* Scores, and from the gradient of the scores all that lies behind them:
+ *
+ *   p_ts = tanh(q_t + k_s);  e_ts = p_ts . v                                          (E5)
+ *   dv = sum_ts de p;  dq_t = v sum_s de (1 - p^2);  dk_s = v sum_t de (1 - p^2)      (E12)
+ *
+ *   e         (B,T,S)   out  scores; places from len[b] on are not written
+ *   dq dk dv  (B,T,M) (B,S,M) (B,M)   out  backward; dv row by row, for the caller to add up
+ *   q k v     (B,T,M) (B,S,M) (M,)    in   queries and keys, already mapped to M units
+ *   de        (B,T,S)   in   backward; places from len[b] on are not read, dk is 0 there
+ *   len       (B,)      in   places of each row, 0..S; NULL: all of them
+ *
+ * Dense, row-major, not overlapping. No allocation and no scratch: p is never stored. The same
+ * numbers for any number of threads. Returns FR_OK, or FR_EDIM, FR_EARG, FR_ELENGTH with nothing
+ * written. */
+typedef struct fr_attention_args {
+    fr_dtype dtype;
+    int64_t B, T, S, M;
+    void *e;
+    void *dq, *dk, *dv;
+    const void *q, *k, *v, *de;
+    const int64_t *len;
+    int threads; /* as in fr_seq */
+} fr_attention_args;
+
+fr_status fr_attention_scores(const fr_attention_args *args);
+fr_status fr_attention_backward(const fr_attention_args *args);
+
 /* 64 bits that change when the memory does: to notice that weights must be packed anew. */
 uint64_t fr_fingerprint(const void *p, size_t bytes);
 

@@ -29,7 +29,7 @@
              lstm_forward_##t, gru_forward_##t, gru_before_forward_##t},                           \
             {rnn_backward_##t,  rnn_backward_##t, rnn_backward_##t,                                \
              lstm_backward_##t, gru_backward_##t, gru_before_backward_##t},                        \
-            gemm_##t, activation_##t                                                               \
+            gemm_##t, attention_scores_##t, attention_backward_##t, activation_##t                 \
     }
 
 #define FR_POINTWISE_OF(t)                                                                         \

@@ -16,6 +16,8 @@
 
 #include "kernels/dense.h"
 
+#include "kernels/attention.h"
+
 #include "kernels/pointwise.h"
 
 #include "kernels/steps.h"

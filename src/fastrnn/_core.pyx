@@ -25,6 +25,7 @@ include "_memory.pxi"
 include "_recurrent.pxi"
 include "_linear.pxi"
 include "_stream.pxi"
+include "_attention.pxi"
 
 
 # ---- dense products ------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def matmul(a, b, out, bint transpose_a=False, bint transpose_b=False, bint accum
 # ---- the machine ---------------------------------------------------------------------------------
 
 def activation(str kind, x):
-    """``exp``, ``sigmoid`` or ``tanh`` of an array, by the kernels' own vector code."""
+    """``exp``, ``sigmoid`` or ``tanh`` of a 1-D array by the kernels' own vector code (for tests)."""
     cdef int which = ("exp", "sigmoid", "tanh").index(kind)
     x = np.ascontiguousarray(x)
     dtype = _real_dtype("x", x)

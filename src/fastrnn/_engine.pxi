@@ -117,6 +117,20 @@ cdef extern from "fastrnn.h" nogil:
         void *scratch
         void *sums
 
+    ctypedef struct fr_attention_args:
+        fr_dtype dtype
+        int64_t B, T, S, M
+        void *e
+        void *dq
+        void *dk
+        void *dv
+        const void *q
+        const void *k
+        const void *v
+        const void *de
+        const int64_t *len
+        int threads
+
     ctypedef struct fr_blas:
         const char *name
         void *sgemm
@@ -140,6 +154,8 @@ cdef extern from "fastrnn.h" nogil:
                               const fr_array *out, const void *reserve)
     size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
     fr_status fr_gemm(const fr_gemm_args *args)
+    fr_status fr_attention_scores(const fr_attention_args *args)
+    fr_status fr_attention_backward(const fr_attention_args *args)
     fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *x, int64_t n)
     uint64_t fr_fingerprint(const void *p, size_t bytes)
     const char *fr_isa_name(int index)

@@ -2,6 +2,7 @@
 
 Each function takes a layer (`RNN`, `LSTM`, `GRU`) and an input, runs the layer, and reports numbers
 in float64. Nothing here changes a layer: parameters and gradients are afterwards what they were.
+Dropout is off, as in inference.
 
 The state s_u is h after u steps *in walking order* (so s_0 is the initial state), for an LSTM the
 pair [h | c] as one vector; S is its width, H or 2H. Of a layer with several levels or directions,
@@ -340,7 +341,7 @@ def gradient_flow(
     _check_layer(layer)
     if dy is None and dstate is None:
         raise ValueError("dy, dstate: expected at least one of them, got neither")
-    _, _, tape = layer.forward(x, state, lengths, reset)
+    _, _, tape = _forward(layer, x, state, lengths, reset)
     before = layer._flat_grad.copy()
     try:
         _, _, steps = tape.backward(dy, dstate, need_dx=False, per_step=True)
@@ -482,7 +483,7 @@ def _walk(layer, x, state, lengths, reset, index) -> SimpleNamespace:
     if not 0 <= index < count:
         raise ValueError(f"index: expected 0 to {count - 1}, got {index}")
     suffix = layer._suffixes()[index]
-    _, _, tape = layer.forward(x, state, lengths, reset, trace=True)
+    _, _, tape = _forward(layer, x, state, lengths, reset, trace=True)
     trace = tape.trace
     _, T, B, H = trace.h.shape
     order = slice(None, None, -1 if layer.bidirectional and index % 2 else 1)
@@ -516,6 +517,15 @@ def _walk(layer, x, state, lengths, reset, index) -> SimpleNamespace:
         walk.c, walk.c_prev = after_and_before(trace.c, initial[1])
     walk.gates = {name: _float64(values[index, order]) for name, values in trace.gates.items()}
     return walk
+
+
+def _forward(layer, *arguments, **options):
+    """Run forward without dropout: what is looked at is the network, and no mask is used up."""
+    kept, layer.dropout = layer.dropout, 0.0
+    try:
+        return layer.forward(*arguments, **options)
+    finally:
+        layer.dropout = kept
 
 
 def _step(walk, u) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 Nothing here runs step by step: the queries of all steps are given, so scores, softmax and contexts
 are products over whole sequences. The one large thing, the tanh of every query with every place,
-lives in blocks of a few rows of the batch that fit into the cache; backward makes it anew, and
-nobody keeps it."""
+stays in the registers of csrc/attention.c; backward makes it anew, and nobody keeps it."""
 
 from __future__ import annotations
 
@@ -12,8 +11,6 @@ import numpy as np
 from .. import _core
 from ..module import Module
 from ._checks import check_gradient, check_positive, check_stateless
-
-_BLOCK = 1 << 17  # elements of tanh(q + k) at a time: half a megabyte in float32
 
 
 class AdditiveAttention(Module):
@@ -110,8 +107,8 @@ class AdditiveAttention(Module):
         TypeError, ValueError
             Naming ``query``, ``memory`` or ``lengths``, what was expected and what came.
         """
-        query, memory, live = self._check(x, state, lengths)
-        context, _, _ = self._attend(query, memory, self._keys(memory), live)
+        query, memory, lengths = self._check(x, state, lengths)
+        context, _, _ = self._attend(query, memory, self._keys(memory), lengths)
         return self._turn(context), None
 
     def forward(self, x, state=None, lengths=None):
@@ -119,10 +116,10 @@ class AdditiveAttention(Module):
 
         ``tape.backward(dcontext)`` returns ``((dquery, dmemory), None)``.
         """
-        query, memory, live = self._check(x, state, lengths)
+        query, memory, lengths = self._check(x, state, lengths)
         keys = self._keys(memory)
-        context, weights, queries = self._attend(query, memory, keys, live)
-        tape = AdditiveAttentionTape(self, query, memory, queries, keys, weights)
+        context, weights, queries = self._attend(query, memory, keys, lengths)
+        tape = AdditiveAttentionTape(self, query, memory, lengths, queries, keys, weights)
         return self._turn(context), None, tape
 
     def reader(self, memory, lengths=None):
@@ -141,16 +138,16 @@ class AdditiveAttention(Module):
         """
         B, Q = np.shape(memory)[0 if self.batch_first else 1], self.query_size
         none = np.empty((B, 0, Q) if self.batch_first else (0, B, Q), self.dtype)
-        _, memory, live = self._check((none, memory), None, lengths)
+        _, memory, lengths = self._check((none, memory), None, lengths)
         keys = self._keys(memory)
 
         def read(query):
-            return self._turn(self._attend(self._turn(query), memory, keys, live)[0])
+            return self._turn(self._attend(self._turn(query), memory, keys, lengths)[0])
 
         return read
 
     def _check(self, x, state, lengths):
-        """Return query and memory, batch first, and live (B, S)."""
+        """Return query and memory, batch first, and lengths (B,)."""
         check_stateless(self, state)
         if not isinstance(x, (tuple, list, np.ndarray)) or len(x) != 2:
             raise TypeError("x: expected a pair (query, memory)")
@@ -171,7 +168,7 @@ class AdditiveAttention(Module):
         B, S = memory.shape[:2]
         if len(query) != B:
             raise ValueError(f"query: expected {B} rows like memory, got {len(query)}")
-        return query, memory, live_places(lengths, B, S)
+        return query, memory, _check_lengths(lengths, B, S)
 
     def _turn(self, array):
         """To batch first, which is how everything is stored here, or back."""
@@ -180,15 +177,13 @@ class AdditiveAttention(Module):
     def _keys(self, memory):
         return _product(memory, self._params["weight_memory"])  # (E4)
 
-    def _attend(self, query, memory, keys, live):
+    def _attend(self, query, memory, keys, lengths):
         """Return context (B, T, E), weights (B, T, S), and the mapped queries (B, T, M)."""
         queries = _product(query, self._params["weight_query"], self._params["bias"])  # (E4)
         (B, T, _), S = queries.shape, keys.shape[1]
-        scores, v = np.empty((B, T, S), self.dtype), self._params["weight_score"]
-        for rows in _blocks(queries, keys):
-            P = _hidden(queries[rows], keys[rows])
-            np.einsum("btsm,m->bts", P, v, out=scores[rows])  # (E5)
-        weights = _softmax(scores, live[:, None])  # (E6)
+        v = self._params["weight_score"]
+        scores = _core.attention_scores(queries, keys, v, lengths)  # (E5)
+        weights = _softmax(scores, (np.arange(S) < lengths[:, None])[:, None])  # (E6)
         context = np.empty((B, T, self.memory_size), self.dtype)
         for b in range(B):
             _core.matmul(weights[b], memory[b], context[b])  # (E7)
@@ -204,9 +199,9 @@ class AdditiveAttentionTape:
         How much each query looks at each place; the sum over places is 1 (0 for an empty row).
     """
 
-    def __init__(self, layer, query, memory, queries, keys, weights):
+    def __init__(self, layer, query, memory, lengths, queries, keys, weights):
         self._layer, self._version = layer, layer._version
-        self._query, self._memory = query, memory
+        self._query, self._memory, self._lengths = query, memory, lengths
         self._queries, self._keys, self._weights = queries, keys, weights
 
     @property
@@ -247,17 +242,10 @@ class AdditiveAttentionTape:
         dscores = weights * (dweights - mean[..., None])  # (E11)
 
         v, grads = layer._params["weight_score"], layer._grads
-        dqueries, dkeys = np.empty_like(self._queries), np.empty_like(self._keys)
-        for rows in _blocks(self._queries, self._keys):
-            P, de = _hidden(self._queries[rows], self._keys[rows]), dscores[rows]
-            grads["weight_score"] += np.einsum("bts,btsm->m", de, P)  # (E12)
-            P *= P
-            # Of 1 - P^2 the sum over the 1 is made apart: one pass over the large array less.
-            dqueries[rows] = de.sum(2)[..., None] - np.einsum("bts,btsm->btm", de, P)
-            dkeys[rows] = de.sum(1)[..., None] - np.einsum("bts,btsm->bsm", de, P)
-        dqueries *= v  # (E12)
-        dkeys *= v
-
+        dqueries, dkeys, dv = _core.attention_backward(
+            self._queries, self._keys, v, self._lengths, dscores
+        )  # (E12)
+        grads["weight_score"] += dv
         dquery = np.zeros_like(self._query)
         _back(dqueries, self._query, layer._params["weight_query"], dquery, grads["weight_query"])
         grads["bias"] += dqueries.sum((0, 1))
@@ -265,10 +253,10 @@ class AdditiveAttentionTape:
         return (layer._turn(dquery), layer._turn(dmemory)), None  # (E13)
 
 
-def live_places(lengths, B, S) -> np.ndarray:
-    """Return (B, S) booleans: the places before each row's end; all of them without lengths."""
+def _check_lengths(lengths, B, S) -> np.ndarray:
+    """Return (B,) int64: the places of each row; all of them without lengths."""
     if lengths is None:
-        return np.full((B, S), True)
+        return np.full(B, S, np.int64)
     lengths = np.asarray(lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
@@ -278,7 +266,7 @@ def live_places(lengths, B, S) -> np.ndarray:
         raise ValueError(
             f"lengths: expected values from 0 to {S}, got {lengths.min()} to {lengths.max()}"
         )
-    return np.arange(S) < lengths[:, None]
+    return np.ascontiguousarray(lengths, np.int64)
 
 
 def _softmax(scores, live):
@@ -288,18 +276,6 @@ def _softmax(scores, live):
     e = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
     total = e.sum(-1, keepdims=True)
     return e / np.where(total == 0, 1, total)
-
-
-def _blocks(queries, keys):
-    """Slices of the batch for which tanh(q + k) stays small."""
-    B, T, M = queries.shape
-    step = max(1, _BLOCK // max(1, T * keys.shape[1] * M))
-    return [slice(start, start + step) for start in range(0, B, step)]
-
-
-def _hidden(queries, keys):
-    """tanh of every query plus every key, (B, T, S, M): (E5)."""
-    return _core.activation("tanh", queries[:, :, None] + keys[:, None])
 
 
 def _product(x, weight, bias=None):

@@ -67,7 +67,7 @@ class EncoderDecoder(Container):
     -----
     (E1) to (E15) of docs/math.md, which also tells how this differs from the paper: the context
     does not enter the decoder's state. In training, memory for attention is B T S numbers: the B T
-    S M of its hidden layer are made in blocks, once more in backward.
+    S M of its hidden layer are never stored.
 
     Examples
     --------
