@@ -643,7 +643,7 @@ def dropout(x, p, key, call=0, layer=0):
     Examples
     --------
     >>> dropout(np.ones(8), 0.5, key=1)
-    array([2., 0., 2., 2., 2., 0., 0., 2.])
+    array([2., 2., 2., 2., 2., 2., 0., 2.])
     """
     x = np.asarray(x)
     low, blocks = 0xFFFFFFFF, range((x.size + 3) // 4)
