@@ -56,8 +56,8 @@ $(VENV)/.extra-%: pyproject.toml $(VENV)/.made
 demo: build
 	@$(PY) -m fastrnn demo char-lm
 
-# The pictures of README. The same code gives the same bytes, wherever the figures do.
-PICTURES := char-lm
+# The pictures of README: the same figures give the same bytes.
+PICTURES := memory lstm bptt
 pictures: build $(VENV)/.extra-plot
 	@mkdir -p docs/pictures
 	@for name in $(PICTURES); do \

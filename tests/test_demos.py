@@ -64,11 +64,11 @@ def test_the_figures_of_a_demo_can_be_json(quick, name):
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_demo_draws_the_same_small_picture_twice(quick, name, tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    from fastrnn.tasks.drawing import save
+    from fastrnn.tasks.drawing import draw
 
     one, two = tmp_path / "one.svg", tmp_path / "two.svg"
     for path in one, two:
-        save(tasks.load(name).picture(quick(name)[1]), path)
+        draw(tasks.load(name), quick(name)[1], path)
     assert one.read_bytes() == two.read_bytes()
     assert b"dc:date" not in one.read_bytes()
     assert 1_000 < one.stat().st_size < 60_000

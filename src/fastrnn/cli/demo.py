@@ -12,7 +12,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from ..tasks import TASKS, ClaimError, load
-from ..tasks.drawing import SUFFIXES, save
+from ..tasks.drawing import SUFFIXES, draw
 from . import CommandError
 
 EXAMPLE = "fastrnn demo char-lm"
@@ -80,6 +80,6 @@ def _draw(task, figures, path):
     if importlib.util.find_spec("matplotlib") is None:
         raise CommandError("--plot: needs matplotlib, pip install 'fastrnn[plot]'")
     try:
-        save(task.picture(figures), path)
+        draw(task, figures, path)
     except OSError as error:
         raise CommandError(f"--plot: {path}: {error.strerror}") from None

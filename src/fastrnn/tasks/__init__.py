@@ -20,6 +20,8 @@ TASKS = {
     "bptt": "the gradient through time as a sum of terms, one by one, equals BPTT",
     "simple-rnn": "s = sigma(U x + W s), y = sigma(V s): learns to add; tanh is faster",
     "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
+    "lstm": "gates i, f, g, o on a real text, equal to the equations; beside RNN and GRU",
+    "gru": "gates r, z, n on a real text; most of LSTM with three quarters of the products",
     "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
     "memory": "adding and copying at growing lengths: where RNN, LSTM and GRU forget",
 }

@@ -26,17 +26,16 @@ def panels(rows=1, columns=1, width=None, height=2.8, **options):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style():
-        figure = Figure(figsize=(width or 3.6 * columns, height * rows))
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(width or 3.6 * columns, height * rows))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
 
 
-def save(figure, path) -> None:
-    """Write an SVG or PNG; the same figure gives the same bytes."""
+def draw(task, figures, path) -> None:
+    """Write the picture of a task's figures, SVG or PNG; the same figures give the same bytes."""
     blank = {"Date": None, "Creator": None} if str(path).endswith(".svg") else {"Software": None}
     with style():
-        figure.savefig(path, metadata=blank)
+        task.picture(figures).savefig(path, metadata=blank)
 
 
 @contextlib.contextmanager
