@@ -183,6 +183,46 @@ cdef _pw_softmax_cross_entropy(_PwArrays *held, logits, targets, int64_t ignored
     return loss, counted
 
 
+def cross_entropy(logits, targets, int64_t ignored):
+    """``(loss, dlogits)`` of `fastrnn.cross_entropy`, or None for arrays that it has to look at first:
+    any that are not dense, native, of int64 and of matching shape. One small call a training step."""
+    cdef cnp.ndarray x, t, dx
+    cdef Py_ssize_t n, V, counted = 0, bad
+    cdef double loss, scale
+    cdef int axis, kind
+    if not isinstance(logits, np.ndarray) or not isinstance(targets, np.ndarray):
+        return None
+    x, t = logits, targets
+    kind = cnp.PyArray_TYPE(x)
+    if kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE or not cnp.PyArray_ISCARRAY_RO(x):
+        return None
+    if cnp.PyArray_TYPE(t) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY_RO(t):
+        return None
+    if cnp.PyArray_NDIM(x) != cnp.PyArray_NDIM(t) + 1:
+        return None
+    for axis in range(cnp.PyArray_NDIM(t)):
+        if cnp.PyArray_DIM(x, axis) != cnp.PyArray_DIM(t, axis):
+            return None
+    n, V = cnp.PyArray_SIZE(t), cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
+    cdef const int64_t *ids = <const int64_t *> _data(t)
+    with nogil:
+        bad = fr_check_targets(&counted, ids, n, V, ignored)
+    if bad < n:
+        return None
+    dx = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
+    scale = 1.0 / counted if counted else 0.0
+    cdef void *to = _data(dx)
+    cdef const void *logit = _data(x)
+    with nogil:
+        if kind == cnp.NPY_DOUBLE:
+            loss = fr_softmax_cross_entropy_f64(
+                <double *> to, <const double *> logit, ids, n, V, ignored, scale)
+        else:
+            loss = fr_softmax_cross_entropy_f32(
+                <float *> to, <const float *> logit, ids, n, V, ignored, scale)
+    return (loss / counted if counted else float("nan")), dx
+
+
 def sum_of_squares(flat):
     """Return the sum of squares of a 1-D array, in float64 and in a fixed order."""
     cdef _PwArrays held

@@ -45,12 +45,12 @@ class Optimizer:
 
     def step(self) -> None:
         """Update all parameters from their gradients."""
-        self.steps += 1
+        self.__dict__["steps"] += 1  # past the check that every option goes through
         for module, arrays in zip(self._modules, self._arrays, strict=True):
             for name in self._memory:
                 if name not in arrays and self._needs(name):
                     arrays[name] = self._fresh(name, module)
-            self._step(module._flat, module._flat_grad, **{n: arrays.get(n) for n in self._memory})
+            self._step(module._flat, module._flat_grad, *map(arrays.get, self._memory))
             module._touch()
 
     def _needs(self, name) -> bool:

@@ -123,7 +123,11 @@ class Sequential(Container):
         """Run all layers and also return a tape."""
         final, tapes = [], []
         for layer, initial, keywords in self._steps(state, lengths, reset):
-            x, last, tape = layer.forward(x, initial, **keywords)
+            # The step of a small model is made of calls like this one: no empty keywords.
+            if keywords:
+                x, last, tape = layer.forward(x, initial, **keywords)
+            else:
+                x, last, tape = layer.forward(x, initial)
             final.append(last)
             tapes.append(tape)
         return x, tuple(final), SequentialTape(tapes)
@@ -170,10 +174,10 @@ class SequentialTape:
             if dy is None and dlast is None:  # nothing came from above, only layers below have some
                 initial.append(None)
                 continue
-            keywords = {}
             if clip_step is not None and "clip_step" in inspect.signature(tape.backward).parameters:
-                keywords["clip_step"] = clip_step
-            dy, dfirst = tape.backward(dy, dlast, **keywords)
+                dy, dfirst = tape.backward(dy, dlast, clip_step=clip_step)
+            else:
+                dy, dfirst = tape.backward(dy, dlast)
             initial.append(dfirst)
         return dy, tuple(reversed(initial))
 
