@@ -45,7 +45,7 @@ cdef class Affine:
         if x.ndim == 0 or x.shape[x.ndim - 1] != self.inputs:
             raise ValueError(f"x: expected shape (..., {self.inputs}), got {x.shape}")
         rows = _dense(x)
-        y = np.empty((<object> x).shape[:-1] + (self.outputs,), self.dtype)
+        y = _new_like(rows, self.outputs)
         cdef int64_t n = cnp.PyArray_SIZE(rows) // self.inputs
         if n:
             g = self.product(n, self.outputs, self.inputs)
@@ -113,7 +113,7 @@ cdef class AffineTape:
             raise ValueError(f"dy: expected shape {self.y_shape}, got {(<object> dy).shape}")
         drows = _dense(dy)
         if need_dx:
-            dx = np.empty((<object> self.rows).shape, layer.dtype)
+            dx = _new_like(self.rows, -1)
         if n == 0:
             return dx, None
         # (F1, B2): dW = dy^T x; in passing db, the sums of dy's columns

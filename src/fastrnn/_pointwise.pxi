@@ -209,7 +209,7 @@ def cross_entropy(logits, targets, int64_t ignored):
         bad = fr_check_targets(&counted, ids, n, V, ignored)
     if bad < n:
         return None
-    dx = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
+    dx = _new_like(x, -1)
     scale = 1.0 / counted if counted else 0.0
     cdef void *to = _data(dx)
     cdef const void *logit = _data(x)

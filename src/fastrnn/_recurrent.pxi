@@ -63,6 +63,7 @@ cdef class Engine:
     cdef int gates
     cdef readonly bint batch_first, has_c
     cdef readonly object dtype
+    cdef int typenum
     cdef list cells  # [layer * D + direction]
     cdef object version
     cdef uint64_t stamp, fingerprint
@@ -73,6 +74,7 @@ cdef class Engine:
         self.input_size, self.hidden_size, self.L, self.D = input_size, hidden_size, num_layers, 1 + bidirectional
         self.batch_first, self.has_c, self.dtype = batch_first, cell == "lstm", np.dtype(dtype)
         self.gates = 4 if self.has_c else 3 if cell.startswith("gru") else 1
+        self.typenum = cnp.NPY_FLOAT if self.dtype == np.float32 else cnp.NPY_DOUBLE
         self.cells = []
         for i in range(self.L * self.D):
             c = Cell()
@@ -159,9 +161,10 @@ cdef class Engine:
         raise ValueError(f"x: expected token ids in [0, {self.input_size}), got {tokens[t, b]} "
                          f"at t={t}, b={b}")
 
-    cdef object _new(self, tuple shape, bint zeros):
-        return cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1], shape[2]],
-                                 self.dtype.num, 0) if zeros else np.empty(shape, self.dtype)
+    cdef cnp.ndarray _new(self, int64_t first, int64_t second, int64_t third, bint zeros=False):
+        cdef cnp.npy_intp dims[3]
+        dims[0], dims[1], dims[2] = first, second, third
+        return _new_array(3, dims, self.typenum, zeros)
 
     def run(self, module, x, state, lengths, reset, bint keep, bint trace=False, tuple mask=None):
         """Forward through the stack.
@@ -189,9 +192,8 @@ cdef class Engine:
             reset = _check_reset(reset, T, B, self.batch_first)
         self.refresh(module)
 
-        shape = (self.L * self.D, B, self.hidden_size)
-        hT = np.empty(shape, self.dtype)
-        cT = np.empty(shape, self.dtype) if self.has_c else None
+        hT = self._new(self.L * self.D, B, self.hidden_size)
+        cT = self._new(self.L * self.D, B, self.hidden_size) if self.has_c else None
         if keep:
             if h0 is not None:
                 h0 = h0.copy()
@@ -203,10 +205,10 @@ cdef class Engine:
             tape.inputs, tape.outputs, tape.mask = [], [], mask
             tape.reserves, tape.packed, tape.cells = [], [], list(self.cells)
         seq = _sequence(T, B, lengths, reset)
-        y_shape = (B, T, self.D * self.hidden_size) if self.batch_first else (T, B, self.D * self.hidden_size)
         cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
         for layer in range(self.L):
-            y = np.empty(y_shape, self.dtype) if lengths is None else np.zeros(y_shape, self.dtype)
+            y = self._new(B if self.batch_first else T, T if self.batch_first else B,
+                          self.D * self.hidden_size, lengths is not None)
             ya, xa = y, x
             for d in range(self.D):
                 index = layer * self.D + d
@@ -452,9 +454,8 @@ cdef class Tape:
         cdef double limit = 0
         if clip_step is not None:
             clip, limit = _check_clip_step(clip_step)
-        state_shape = (e.L * e.D, self.B, e.hidden_size)
-        dh0 = np.empty(state_shape, e.dtype)
-        dc0 = np.empty(state_shape, e.dtype) if e.has_c else None
+        dh0 = e._new(e.L * e.D, self.B, e.hidden_size)
+        dc0 = e._new(e.L * e.D, self.B, e.hidden_size) if e.has_c else None
         step_dh = self._per_step() if per_step else None
         step_dc = self._per_step() if per_step and e.has_c else None
         seq = _sequence(self.T, self.B, self.lengths, self.reset)
@@ -465,8 +466,7 @@ cdef class Tape:
             wanted = not tokens and (layer > 0 or need_dx)
             dx = None
             if wanted:
-                dx = np.empty(x.shape, e.dtype) if self.lengths is None else \
-                    np.zeros(x.shape, e.dtype)
+                dx = _new_like(x, -1, self.lengths is not None)
             xa, ya = x, y
             for d in range(e.D):
                 index = layer * e.D + d
