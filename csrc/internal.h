@@ -173,8 +173,8 @@ typedef struct fr_call {
     char *dG[2];             /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
     char *own;               /* weight gradients of all parts but the first; NULL: they share */
     size_t own_stride;
-    char *dtable;            /* [I][gates][Hp]: gradient of the token table */
-    char *pointers;          /* per thread: row pointers */
+    char *dtable;   /* [I][gates][Hp]: gradient of the token table */
+    char *pointers; /* per thread: row pointers */
     size_t pointers_stride;
     char *work; /* per thread: packed blocks of a batched product */
     size_t work_stride;
@@ -209,7 +209,7 @@ typedef struct fr_kernels {
                      const fr_weights *);
         fr_job *forward[FR_CELLS];
         fr_job *backward[FR_CELLS];
-        fr_job *gemm; /* arg: fr_gemm_call */
+        fr_job *gemm;                                  /* arg: fr_gemm_call */
         fr_job *attention_scores, *attention_backward; /* arg: fr_attention_call */
         void (*activation)(int kind, void *out, const void *in, int64_t n);
     } typed[FR_DTYPES];
