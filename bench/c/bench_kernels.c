@@ -15,6 +15,8 @@
  *   make -C csrc bench            or, from csrc:  build/plain/bench_kernels --rounds 9 --json FILE */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,10 +77,31 @@ static void nap(void) /* until idle threads of the engine have parked */
 /* ---- peak ---------------------------------------------------------------------------------- */
 
 static const long peak_turns = 1000000;
+static atomic_int peak_ready;
 
-static void *peak_thread(void *flops)
+typedef struct peak_part {
+    int threads, away_from; /* the core of the first thread, or -1 */
+    double flops, seconds;
+} peak_part;
+
+/* All start together, each on a core of its own: what is asked is what the cores can do, not how soon
+ * the system spreads threads over them. */
+static void *peak_thread(void *arg)
 {
-    *(double *)flops = peak_run(peak_turns);
+    peak_part *part = arg;
+    cpu_set_t all, others;
+    if (part->away_from >= 0 && !sched_getaffinity(0, sizeof all, &all)) {
+        others = all;
+        CPU_CLR(part->away_from, &others);
+        if (CPU_COUNT(&others))
+            sched_setaffinity(0, sizeof others, &others);
+    }
+    atomic_fetch_add(&peak_ready, 1);
+    while (atomic_load(&peak_ready) < part->threads)
+        ;
+    const span start = now();
+    part->flops = peak_run(peak_turns);
+    part->seconds = since(start).wall;
     return NULL;
 }
 
@@ -86,17 +109,25 @@ static void *peak_thread(void *flops)
 static span measure_peak(int threads)
 {
     pthread_t thread[MOST_THREADS];
-    double flops[MOST_THREADS], sum = 0;
-    const span start = now();
+    peak_part part[MOST_THREADS];
+    double flops = 0, wall = 0;
+    atomic_store(&peak_ready, 0);
+    for (int i = 0; i < threads; i++)
+        part[i] = (peak_part){threads, i ? sched_getcpu() : -1, 0, 1};
     for (int i = 1; i < threads; i++)
-        pthread_create(&thread[i], NULL, peak_thread, &flops[i]);
-    peak_thread(&flops[0]);
+        pthread_create(&thread[i], NULL, peak_thread, &part[i]);
+    while (atomic_load(&peak_ready) < threads - 1)
+        sched_yield();
+    const span start = now();
+    peak_thread(&part[0]);
     for (int i = 1; i < threads; i++)
         pthread_join(thread[i], NULL);
     const span took = since(start);
-    for (int i = 0; i < threads; i++)
-        sum += flops[i];
-    return (span){sum / took.wall, sum / took.cpu};
+    for (int i = 0; i < threads; i++) {
+        flops += part[i].flops;
+        wall += part[i].flops / part[i].seconds;
+    }
+    return (span){wall, flops / took.cpu};
 }
 
 /* ---- jobs ---------------------------------------------------------------------------------- */
