@@ -19,6 +19,7 @@ TASKS = {
     "char-lm": "a character model learns a text's words and layout, from nothing, in a minute",
     "bptt": "the gradient through time as a sum of terms, one by one, equals BPTT",
     "simple-rnn": "s = sigma(U x + W s), y = sigma(V s): learns to add; tanh is faster",
+    "vanishing": "a product of Jacobians: it vanishes if c < 1, may explode if c > 1; measured",
     "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
     "lstm": "gates i, f, g, o on a real text, equal to the equations; beside RNN and GRU",
     "gru": "gates r, z, n on a real text; most of LSTM with three quarters of the products",
