@@ -5,6 +5,7 @@
 #   make test     Python tests on every instruction set of this machine, doctests, C tests
 #   make asan     C tests under the address and undefined-behaviour sanitizers
 #   make bench    against NumPy         make parity  against torch.nn, numbers only
+#   make bench-peers   against other libraries, in environments of their own; hours, see ARGS
 #   make lint     ruff, clang-format, compiler warnings, stubs
 #   make format   ruff, clang-format    make dist    wheel and sdist in dist/      make clean
 #   make build    only the install      make pictures   the ones that README shows
@@ -82,6 +83,10 @@ asan:
 bench: build $(VENV)/.extra-bench
 	@$(PY) bench/run.py
 
+# ARGS="--grid small --peers torch,onnxruntime" and the like: bench/peers.py --help.
+bench-peers: build
+	@$(PY) bench/peers.py $(ARGS)
+
 # Against torch.nn, in an environment of its own; ARGS=--full for every combination of options and sizes.
 parity:
 	@$(MAKE) -s VENV=.venv-parity .venv-parity/.built .venv-parity/.extra-test
@@ -109,4 +114,4 @@ clean:
 	rm -rf build dist $(VENV) src/*.egg-info src/fastrnn/_core.*.so
 	@$(MAKE) -s -C csrc clean
 
-.PHONY: build demo pictures test asan bench parity format lint dist clean
+.PHONY: build demo pictures test asan bench bench-peers parity format lint dist clean

@@ -24,12 +24,18 @@ def main():
     common = [key for key in before if key in after]
     if not common:
         parser.exit(1, f"{options.before} and {options.after} have no row in common\n")
-    others = [name for name in before[common[0]] if name != "fastrnn"]
+    # A contender may have left a row blank.
+    both = {key: [name for name in before[key] if name in after[key]] for key in common}
+    common = [key for key in common if "fastrnn" in both[key]]
+    others = list(dict.fromkeys(n for key in common for n in both[key] if n != "fastrnn"))
     header = ["work, T B I H", "before us", "after us", "fastrnn", *others]
     rows = []
     for key in common:
         old, new = before[key], after[key]
-        ratios = [f"{old[name] / new[name]:.2f}" for name in ("fastrnn", *others) if name in new]
+        ratios = [
+            f"{old[name] / new[name]:.2f}" if name in both[key] else ""
+            for name in ("fastrnn", *others)
+        ]
         rows.append([key, f"{old['fastrnn']:,.1f}", f"{new['fastrnn']:,.1f}", *ratios])
     print(table(header, rows), end="")
 
