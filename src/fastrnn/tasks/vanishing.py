@@ -146,5 +146,5 @@ def picture(figures):
         axes.axhline(1, color="gray", lw=0.8)
         axes.set(xlabel="t - k", title=name, ylim=(1e-7, 1e7))
     each[0].set_ylabel(r"norm of dh$_t$/dh$_k$ (dotted: bound)")
-    each[0].legend()
+    each[2].legend(loc="upper right")  # where no curve goes
     return figure
