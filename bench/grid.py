@@ -59,6 +59,16 @@ class Case:
         return (self.T, self.B, self.I, self.H)
 
     @property
+    def lengths(self):
+        """Steps of each row of a ragged batch, ascending: 5 to T, evenly."""
+        return np.linspace(5, self.T, self.B).astype(np.int64)
+
+    @property
+    def row_steps(self):
+        """Steps of all rows together: T B, or the sum of the lengths."""
+        return int(self.lengths.sum()) if self.ragged else self.T * self.B
+
+    @property
     def work(self):
         """The kind of work in words, e.g. ``train 2 layers``."""
         words = [self.mode]
@@ -101,8 +111,7 @@ class Case:
             width = self.H * self.directions
             out["dy"] = rng.standard_normal((self.T, self.B, width)).astype(dtype)
         if self.ragged:
-            lengths = np.linspace(5, self.T, self.B).astype(np.int64)
-            out["lengths"] = rng.permutation(lengths)
+            out["lengths"] = rng.permutation(self.lengths)
             past = np.arange(self.T)[:, None] >= out["lengths"]
             out["x"][past] = 0  # most peers read their padding
             if self.mode == "train":

@@ -48,7 +48,7 @@ def flops(case):
     total = 0
     for layer in range(case.layers):
         inputs = case.directions * case.H if layer else 0 if case.tokens else case.I
-        total += 2 * case.T * case.B * GATES[case.cell] * case.H * (inputs + case.H)
+        total += 2 * case.row_steps * GATES[case.cell] * case.H * (inputs + case.H)
     total *= case.directions
     return total * 3 if case.mode == "train" else total
 

@@ -109,8 +109,9 @@ def main():
         finish(result, options)
         return
     todo = cases(options.grid, options.cells, options.modes, options.shape, options.variants)
+    todo = [case for case in todo if options.match.lower() in str(case).lower()]
     if not todo:
-        sys.exit(f"peers: nothing to do in --grid {options.grid} with these --shape and --cells")
+        sys.exit("peers: nothing to do with this --grid, --shape, --cells, --modes and --match")
     import limits
     import measure
 
@@ -427,6 +428,7 @@ def arguments():
         action="store_false",
         help="one layer, float32, not ragged",
     )
+    add("--match", default="", metavar="TEXT", help="only cases whose label has it, like ragged")
     add("--rounds", type=int, default=11, help="slices of each contender (11)")
     add("--slice", type=float, default=0.03, help="seconds of a slice (0.03)")
     add("--seconds", type=float, default=60, help="of a case: fewer rounds, at least 5 (60)")
