@@ -58,7 +58,7 @@ demo: build
 	@$(PY) -m fastrnn demo char-lm
 
 # The pictures of README: the same figures give the same bytes.
-PICTURES := memory lstm bptt
+PICTURES := memory lstm vanishing
 pictures: build $(VENV)/.extra-plot
 	@mkdir -p docs/pictures
 	@for name in $(PICTURES); do \
