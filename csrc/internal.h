@@ -187,6 +187,7 @@ enum { FR_ROW_ARRAYS = 13 };
     typedef struct fr_pointwise_##type {                                                           \
         double (*softmax_cross_entropy)(real *, const real *, const int64_t *, ptrdiff_t,          \
                                         ptrdiff_t, int64_t, double);                               \
+        double (*bce_with_logits)(real *, const real *, const real *, ptrdiff_t, double);          \
         double (*sum_of_squares)(const real *, ptrdiff_t);                                         \
         void (*scale)(real *, ptrdiff_t, double);                                                  \
         void (*clip)(real *, ptrdiff_t, double, double);                                           \

@@ -51,6 +51,11 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
     {                                                                                              \
         FR_ANSWER(type, softmax_cross_entropy(dlogits, logits, targets, n, V, ignored, scale));    \
     }                                                                                              \
+    double fr_bce_with_logits_##type(real *dlogits, const real *logits, const real *targets,       \
+                                     ptrdiff_t n, double scale)                                    \
+    {                                                                                              \
+        FR_ANSWER(type, bce_with_logits(dlogits, logits, targets, n, scale));                      \
+    }                                                                                              \
     double fr_sum_of_squares_##type(const real *x, ptrdiff_t n)                                    \
     {                                                                                              \
         FR_ANSWER(type, sum_of_squares(x, n));                                                     \

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
-from fastrnn import _core
+from fastrnn import _core, reference
 
 DTYPES = ["float32", "float64"]
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
@@ -227,6 +227,56 @@ def test_mse_is_the_mean_over_all_elements(shape):
 def test_mse_in_float32_sums_in_double_precision():
     y = np.full(10_000_001, 0.1, "f4")
     assert fr.mse(y, np.zeros_like(y))[0] == pytest.approx(float(y[0]) ** 2, rel=1e-13)
+
+
+# Around every boundary of the kernel: vectors of up to 16 lanes, blocks of 512 elements.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 15, 16, 17, 31, 33, 511, 512, 513, 530, 1536, 5003])
+def test_bce_is_that_of_the_twin_to_a_few_ulp_at_every_size(n, dtype):
+    rng = np.random.default_rng(n)
+    logits = (rng.standard_normal(n) * 8).astype(dtype)
+    target = rng.random(n).round(rng.integers(0, 2)).astype(dtype)
+    expected, dexpected = reference.bce_with_logits(logits.astype("f8"), target.astype("f8"))
+    eps = float(np.finfo(dtype).eps)
+    loss, dlogits = fr.bce_with_logits(logits, target)
+    assert loss == pytest.approx(expected, rel=4 * eps)
+    # One rounding of sigmoid, one of the difference, which is at most 1.
+    np.testing.assert_allclose(dlogits, dexpected, rtol=4 * eps, atol=2 * eps / n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bce_of_a_sure_and_right_logit_keeps_its_relative_accuracy(dtype):
+    logits = np.linspace(0, 80, 321, dtype=dtype)
+    losses = [fr.bce_with_logits(np.array([x]), [1])[0] for x in logits]
+    exact = np.log1p(np.exp(-logits.astype("f8")))
+    np.testing.assert_allclose(losses, exact, rtol=5 * np.finfo(dtype).eps)
+
+
+def test_bce_in_float32_sums_in_double_precision():
+    logits = np.full(10_000_001, 0.1, "f4")
+    one = fr.bce_with_logits(logits[:1], [1])[0]
+    assert fr.bce_with_logits(logits, np.ones_like(logits))[0] == pytest.approx(one, rel=1e-13)
+
+
+def test_bce_of_nan_is_nan_there_and_nowhere_else():
+    loss, dlogits = fr.bce_with_logits(np.array([0.0, np.nan, 1.0]), [1, 1, 0])
+    assert np.isnan(loss) and np.isnan(dlogits).tolist() == [False, True, False]
+
+
+def test_bce_in_any_memory_order_gives_the_same_numbers():
+    rng = np.random.default_rng(0)
+    logits, target = rng.standard_normal((3, 4, 5)), rng.random((3, 4, 5))
+    loss, dlogits = fr.bce_with_logits(logits, target)
+    again, crooked = fr.bce_with_logits(np.asfortranarray(logits), target.T.copy().T)
+    assert again == loss and np.array_equal(crooked, dlogits)
+
+
+@pytest.mark.parametrize("targets", [np.zeros(3), np.zeros(4, "f4"), np.zeros(8)[::2], [0.0] * 4])
+def test_bce_refuses_targets_unlike_its_logits_before_anything_is_written(targets):
+    dlogits = np.full(4, 7.0)
+    with pytest.raises((ValueError, TypeError), match=r"^targets: expected"):
+        _core.bce_with_logits(np.zeros(4), targets, 1.0, dlogits)
+    assert (dlogits == 7).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -70,6 +70,13 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
  *   whose target is `ignored` count nothing and get dlogits = 0. Only targets that
  *   fr_check_targets has accepted may come here: a row can be split off and computed alone.
  *
+ * bce_with_logits, all arrays (n), targets in [0, 1]: element by element
+ *
+ *     loss    = max(logits, 0) - logits * targets + log(1 + exp(-|logits|))            (X6)
+ *     dlogits = scale * (sigmoid(logits) - targets)                                    (X7)
+ *
+ *   returns the sum of the losses, added up in double; scale is 1/n for the gradient of the mean.
+ *
  * sum_of_squares: in double and in one fixed order, so the same on every machine for float.
  * clip: NaN stays NaN.
  *
@@ -86,6 +93,8 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
     double fr_softmax_cross_entropy_##type(real *dlogits, const real *logits,                      \
                                            const int64_t *targets, ptrdiff_t n, ptrdiff_t V,       \
                                            int64_t ignored, double scale);                         \
+    double fr_bce_with_logits_##type(real *dlogits, const real *logits, const real *targets,       \
+                                     ptrdiff_t n, double scale);                                   \
     double fr_sum_of_squares_##type(const real *x, ptrdiff_t n);                                   \
     void fr_scale_##type(real *x, ptrdiff_t n, double factor);                                     \
     void fr_clip_##type(real *x, ptrdiff_t n, double low, double high);                            \

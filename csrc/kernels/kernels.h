@@ -34,8 +34,8 @@
 
 #define FR_POINTWISE_OF(t)                                                                         \
     {                                                                                              \
-        softmax_cross_entropy_##t, sum_of_squares_##t, scale_##t, clip_##t, dropout_##t,           \
-            scatter_add_##t, sgd_##t, adagrad_##t, rmsprop_##t, adam_##t                           \
+        softmax_cross_entropy_##t, bce_with_logits_##t, sum_of_squares_##t, scale_##t, clip_##t,   \
+            dropout_##t, scatter_add_##t, sgd_##t, adagrad_##t, rmsprop_##t, adam_##t              \
     }
 
 const fr_kernels FR_CAT(fr_kernels_, FR_ISA) = {FR_STRING(FR_ISA),

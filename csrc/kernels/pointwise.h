@@ -11,6 +11,8 @@
 #define FR_LANES 16 /* four SSE, two AVX, one AVX-512 register of floats */
 /* Elements of whole rows that softmax works on at a time: logits and dlogits stay in L1. */
 #define FR_SOFTMAX_BLOCK 2048
+/* Elements whose losses wait in L1 to be added up in double. */
+#define FR_BCE_BLOCK 512
 #endif
 
 #undef FR_SQRT
@@ -160,6 +162,48 @@ FR_NOINLINE double NAME(softmax_cross_entropy)(real *restrict dx, const real *re
         }
     }
     return loss + log(product);
+}
+
+/* With e = e^-|x|, which never overflows:
+ *
+ *   loss = max(x, 0) - x t + log(1 + e)                                                    (X6)
+ *   dx = scale * ((x < 0 ? e : 1) / (1 + e) - t)                                     (A13, X7) */
+FR_INLINE vr NAME(bce)(vr *dx, vr x, vr t, real scale)
+{
+    const vr z = -vabs(x), e = vless(z, FR_EXP_MIN, vsplat(0), vexp(z));
+    *dx = (vless(x, 0, e, vsplat(1)) / (e + (real)1) - t) * scale;
+    return vmax(0, x) - x * t + vlog1p(e);
+}
+
+FR_NOINLINE double NAME(bce_with_logits)(real *restrict dx, const real *restrict x,
+                                         const real *restrict t, ptrdiff_t n, double scale)
+{
+    double lane[FR_LANES] = {0}, sum = 0;
+    for (ptrdiff_t first = 0; first < n; first += FR_BCE_BLOCK) {
+        const ptrdiff_t rest = n - first < FR_BCE_BLOCK ? n - first : FR_BCE_BLOCK;
+        real loss[FR_BCE_BLOCK];
+        vr d;
+        ptrdiff_t i = 0;
+        for (; i + VL <= rest; i += VL) {
+            const ptrdiff_t k = first + i;
+            vstore(loss + i, NAME(bce)(&d, vload(x + k), vload(t + k), (real)scale));
+            vstore(dx + k, d);
+        }
+        if (i < rest) {
+            const ptrdiff_t k = first + i, tail = rest - i;
+            vstore_n(loss + i,
+                     NAME(bce)(&d, vload_n(x + k, tail), vload_n(t + k, tail), (real)scale), tail);
+            vstore_n(dx + k, d, tail);
+        }
+        for (i = 0; i + FR_LANES <= rest; i += FR_LANES)
+            for (int l = 0; l < FR_LANES; l++)
+                lane[l] += (double)loss[i + l];
+        for (; i < rest; i++)
+            sum += (double)loss[i];
+    }
+    for (int l = 0; l < FR_LANES; l++)
+        sum += lane[l];
+    return sum;
 }
 
 FR_NOINLINE double NAME(sum_of_squares)(const real *restrict x, ptrdiff_t n)

@@ -1,6 +1,6 @@
-/* vmath.h: exp, sigmoid and tanh on vectors, a few ulp, no table, no branch.
+/* vmath.h: exp, sigmoid, tanh and log1p on vectors, a few ulp, no table, no branch.
  *
- * All three rest on one range reduction (A7, A8 of docs/math.md):
+ * The first three rest on one range reduction (A7, A8 of docs/math.md):
  *
  *   x = n ln2 + r,  |r| <= ln2/2,  n an integer              so e^x = 2^n e^r
  *   e^r - 1 = r + r^2 Q(r),  Q a polynomial of degree 5 (float), 10 (double)
@@ -136,9 +136,39 @@ FR_INLINE vr NAME(v_tanh)(vr x)
     return vcopysign(vless(a, FR_TANH_SMALL, small, large), x);
 }
 
+/* Q of artanh s = s + s z Q(z), z = s^2, interpolated at Chebyshev nodes of [0, 1/9];
+ * relative error 3.9e-10 in float, 1.3e-19 in double. */
+FR_INLINE vr NAME(artanh_poly)(vr z)
+{
+#if FR_REAL_IS_DOUBLE
+    static const real c[] = {
+        0.33333333333333333443,  0.1999999999999976125267, 0.142857142858000496461,
+        0.111111110991183852785, 0.0909090994898135719128, 0.0769227198243027464365,
+        0.066675893157246279183, 0.0586713953065159733001, 0.0542258919744000741103,
+        0.037460718977753836504, 0.0781528890046142522313};
+#else
+    static const real c[] = {0.3333333366f, 0.19999853166f, 0.14296178997f, 0.108532879f,
+                             0.11612164612f};
+#endif
+    enum { degree = sizeof c / sizeof c[0] - 1 };
+    vr p = vsplat(c[degree]);
+    FR_UNROLL
+    for (int i = degree - 1; i >= 0; i--)
+        p = p * z + c[i];
+    return p;
+}
+
+/* log(1 + e) for 0 <= e <= 1, with full relative accuracy down to e = 0 (X10, X11). */
+FR_INLINE vr NAME(v_log1p)(vr e)
+{
+    const vr s = e / (e + (real)2), z = s * s, twice = s + s;
+    return twice * z * NAME(artanh_poly)(z) + twice;
+}
+
 #ifndef FR_VMATH_NAMES
 #define FR_VMATH_NAMES
 #define vexp NAME(v_exp)
 #define vsigmoid NAME(v_sigmoid)
 #define vtanh NAME(v_tanh)
+#define vlog1p NAME(v_log1p)
 #endif

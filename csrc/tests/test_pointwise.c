@@ -117,6 +117,42 @@ static void targets_are_checked_and_counted(void)
     CHECK(fr_check_targets(&counted, good, 0, 7, -100) == 0 && counted == 0, "no targets");
 }
 
+static void binary_cross_entropy_follows_its_formula(void)
+{
+    for (ptrdiff_t n = 0; n <= 1100; n += n < 40 ? 1 : 53) /* around vectors and blocks */
+        for (int type = 0; type < FR_DTYPES; type++) {
+            pair x = new_pair(type, n, 0), t = new_pair(type, n, 0), dx = zeros(type, n);
+            double loss = 0;
+            for (ptrdiff_t i = 0; i < n; i++) {
+                put(x.real, x.dtype, i, x.exact[i] = (float)(12 * x.exact[i]));
+                put(t.real, t.dtype, i, t.exact[i] = fmin(1, fmax(0, t.exact[i])));
+                const double u = x.exact[i], p = 1 / (1 + exp(-u));
+                loss += fmax(u, 0) - u * t.exact[i] + log1p(exp(-fabs(u)));
+                dx.exact[i] = 0.25 * (p - t.exact[i]);
+            }
+            const double have = CALL(type, bce_with_logits, dx.real, x.real, t.real, n, 0.25);
+            CHECK(close_to(have, loss, tolerance[type]), "%d elements: %.17g, not %.17g", (int)n,
+                  have, loss);
+            check_pair(&dx, "dlogits");
+            end_pair(&x), end_pair(&t), end_pair(&dx);
+        }
+}
+
+static void losses_of_sure_and_right_logits_keep_their_relative_accuracy(void)
+{
+    const double eps[FR_DTYPES] = {FLT_EPSILON, DBL_EPSILON};
+    for (int type = 0; type < FR_DTYPES; type++)
+        for (float u = 0; u < (type == FR_F64 ? 700 : 85); u += 0.37f) {
+            pair x = zeros(type, 1), t = zeros(type, 1), dx = zeros(type, 1);
+            put(x.real, x.dtype, 0, -u);
+            const double have = CALL(type, bce_with_logits, dx.real, x.real, t.real, 1, 1.0);
+            const double exact = log1p(exp(-(double)u));
+            CHECK(fabs(have - exact) <= 5 * eps[type] * exact, "%g: %.17g, not %.17g", u, have,
+                  exact);
+            end_pair(&x), end_pair(&t), end_pair(&dx);
+        }
+}
+
 /* ---- norms, clipping, scatter ----------------------------------------------------------------- */
 
 static void sums_scales_and_clips_are_right_at_every_size(void)
@@ -313,6 +349,8 @@ int main(void)
     RUN_ON_EVERY_ISA(softmax_cross_entropy_follows_its_formula);
     RUN_ON_EVERY_ISA(huge_and_infinite_logits_do_not_overflow);
     RUN(targets_are_checked_and_counted);
+    RUN_ON_EVERY_ISA(binary_cross_entropy_follows_its_formula);
+    RUN_ON_EVERY_ISA(losses_of_sure_and_right_logits_keep_their_relative_accuracy);
     RUN_ON_EVERY_ISA(sums_scales_and_clips_are_right_at_every_size);
     RUN_ON_EVERY_ISA(clipping_keeps_nan);
     RUN(philox_gives_the_published_words);

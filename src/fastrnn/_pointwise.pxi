@@ -35,6 +35,8 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_softmax_cross_entropy_f32(
         float *dlogits, const float *logits, const int64_t *targets,
         Py_ssize_t n, Py_ssize_t V, int64_t ignored, double scale)
+    double fr_bce_with_logits_f32(
+        float *dlogits, const float *logits, const float *targets, Py_ssize_t n, double scale)
     double fr_sum_of_squares_f32(const float *x, Py_ssize_t n)
     void fr_scale_f32(float *x, Py_ssize_t n, double factor)
     void fr_clip_f32(float *x, Py_ssize_t n, double low, double high)
@@ -53,6 +55,8 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_softmax_cross_entropy_f64(
         double *dlogits, const double *logits, const int64_t *targets,
         Py_ssize_t n, Py_ssize_t V, int64_t ignored, double scale)
+    double fr_bce_with_logits_f64(
+        double *dlogits, const double *logits, const double *targets, Py_ssize_t n, double scale)
     double fr_sum_of_squares_f64(const double *x, Py_ssize_t n)
     void fr_scale_f64(double *x, Py_ssize_t n, double factor)
     void fr_clip_f64(double *x, Py_ssize_t n, double low, double high)
@@ -221,6 +225,30 @@ def cross_entropy(logits, targets, int64_t ignored):
             loss = fr_softmax_cross_entropy_f32(
                 <float *> to, <const float *> logit, ids, n, V, ignored, scale)
     return (loss / counted if counted else float("nan")), dx
+
+
+def bce_with_logits(logits, targets, double factor, dlogits):
+    """Write factor times the gradient of the sum of losses to dlogits (n,); return that sum."""
+    cdef _PwArrays held
+    cdef Py_buffer *x
+    cdef void *t
+    cdef void *dx
+    cdef double loss
+    held.count = 0
+    try:
+        x = _pw_take_first(&held, logits, "logits", 1, False)
+        t = _pw_take_like(&held, "logits", targets, "targets", False)
+        dx = _pw_take_like(&held, "logits", dlogits, "dlogits", True)
+        with nogil:
+            if x.format[0] == b"d":
+                loss = fr_bce_with_logits_f64(
+                    <double *>dx, <const double *>x.buf, <const double *>t, x.shape[0], factor)
+            else:
+                loss = fr_bce_with_logits_f32(
+                    <float *>dx, <const float *>x.buf, <const float *>t, x.shape[0], factor)
+        return loss
+    finally:
+        _pw_release(&held)
 
 
 def sum_of_squares(flat):
