@@ -298,12 +298,13 @@ int main(int argc, char **argv)
         return 2;
     }
     const int threads = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? MOST_THREADS : 1;
+    const size_t most = working_set(LEVELS - 1);
     float *data[MOST_THREADS] = {NULL};
     for (int i = 0; i < threads; i++) {
-        data[i] = aligned_alloc(4096, working_set(3));
+        data[i] = aligned_alloc(4096, most);
         if (!data[i])
             abort();
-        for (size_t k = 0; k < working_set(3) / sizeof(float); k++)
+        for (size_t k = 0; k < most / sizeof(float); k++)
             data[i][k] = 1e-6f * (float)(k % 1000); /* pages of their own, nothing denormal */
     }
     for (int round = 0; round < rounds; round++)

@@ -66,6 +66,8 @@ class Contender:
 
     def _layer(self, case, data, k):
         options = {"return_sequences": True, "dtype": case.dtype}
+        if case.ragged:
+            options["zero_output_for_mask"] = True  # else it repeats the last output
         layer = LAYERS[case.cell](case.H, **options)
         inputs = case.I if k == 0 else case.H * case.directions
         if case.bidirectional:
