@@ -123,13 +123,8 @@ def test_a_gradient_of_a_lower_state_alone_leaves_the_layers_above():
     model = chain()
     _, state, tape = model.forward(X)
     dx, dstate = tape.backward(None, (np.ones_like(state[0]), None, None))
-    assert np.array_equal(dx, np.ones_like(X)) and dstate[2] is None
+    assert np.array_equal(dx, np.ones_like(X)) and not dstate[2].any()
     assert not model.grads["1.weight"].any() and not model.grads["2.gain"].any()
-
-
-def test_backward_without_any_gradient_is_refused():
-    with pytest.raises(ValueError, match=r"^backward: expected dy or dstate, got neither$"):
-        chain().forward(X)[2].backward(None)
 
 
 def test_lengths_and_resets_reach_the_layers_that_take_them():

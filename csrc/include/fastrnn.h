@@ -256,9 +256,12 @@ typedef struct fr_blas {
     const char *name;    /* copied, at most 31 characters */
     void *sgemm, *dgemm; /* cblas_sgemm, cblas_dgemm */
     int ilp64;           /* integers are 64 bits wide */
-    /* Makes it run on the calling thread alone and returns the old number of threads, which is
-     * put back when our call ends: two pools of threads must never alternate. May be NULL. */
+    /* Makes it run on so many threads and returns the old number. Ours is 1 during a call, and the
+     * old one is put back when it ends: two pools of threads must never alternate. May be NULL. */
     int (*set_threads)(int n);
+    /* Where no function does both: these two instead, or NULL. */
+    int (*get_threads)(void);
+    void (*put_threads)(int n);
 } fr_blas;
 fr_status fr_blas_select(const fr_blas *blas); /* NULL: own */
 const char *fr_blas_name(void);

@@ -31,6 +31,16 @@ NAIVE_GEMM(dgemm64, double, int64_t)
 
 static int threads = 7;
 
+static int get_threads(void)
+{
+    return threads;
+}
+
+static void put_threads(int n)
+{
+    threads = n;
+}
+
 static int set_threads(int n)
 {
     const int old = threads;
@@ -50,22 +60,36 @@ int naive_blas_threads(void)
         memcpy(&(to), &address, sizeof(to));                                                       \
     } while (0)
 
-fr_status naive_blas_select(int ilp64)
+/* Threads are set by one function where integers have 32 bits, and by two where they have 64. */
+static fr_status select_naive(int ilp64, int declared)
 {
-    fr_blas blas = {"naive", NULL, NULL, ilp64, set_threads};
+    fr_blas blas = {.name = "naive", .ilp64 = declared};
     if (ilp64) {
+        blas.get_threads = get_threads;
+        blas.put_threads = put_threads;
         ADDRESS(blas.sgemm, sgemm64);
         ADDRESS(blas.dgemm, dgemm64);
     } else {
+        blas.set_threads = set_threads;
         ADDRESS(blas.sgemm, sgemm32);
         ADDRESS(blas.dgemm, dgemm32);
     }
     return fr_blas_select(&blas);
 }
 
+fr_status naive_blas_select(int ilp64)
+{
+    return select_naive(ilp64, ilp64);
+}
+
+fr_status too_wide_blas_select(void)
+{
+    return select_naive(1, 0);
+}
+
 fr_status wrong_blas_select(void)
 {
-    fr_blas blas = {"wrong", NULL, NULL, 0, NULL};
+    fr_blas blas = {.name = "wrong"};
     ADDRESS(blas.sgemm, sgemm32);
     ADDRESS(blas.dgemm, sgemm32); /* the wrong element type */
     return fr_blas_select(&blas);

@@ -95,9 +95,11 @@ fr_status engine_solve(const problem *p, fr_dtype dtype, answer *a);
 /* sum(y dy) + sum(hT dhT) + sum(cT dcT), forward in double: what backward differentiates. */
 double engine_loss(const problem *p);
 
-/* A CBLAS of three loops (naive_blas.c), and one that gives wrong answers. */
+/* A CBLAS of three loops (naive_blas.c), one that gives wrong answers, and one whose integers have
+ * 64 bits and not 32 as it says. */
 fr_status naive_blas_select(int ilp64);
 fr_status wrong_blas_select(void);
+fr_status too_wide_blas_select(void);
 int naive_blas_threads(void); /* what it believes it may use */
 
 #endif

@@ -413,9 +413,11 @@ static void instruction_sets_are_listed_best_first_and_end_with_null(void)
 
 static void a_provider_is_tried_before_it_is_accepted(void)
 {
-    const fr_blas nothing = {"nothing", NULL, NULL, 0, NULL};
+    const fr_blas nothing = {.name = "nothing"};
     CHECK(naive_blas_select(0) == FR_OK && !strcmp(fr_blas_name(), "naive"), "%s", fr_blas_name());
     CHECK(wrong_blas_select() == FR_EBLAS, "wrong answers");
+    if (sizeof(void *) == 8)
+        CHECK(too_wide_blas_select() == FR_EBLAS, "64-bit integers declared as 32");
     CHECK(fr_blas_select(&nothing) == FR_EARG, "no functions");
     CHECK(!strcmp(fr_blas_name(), "naive"), "now %s", fr_blas_name());
     CHECK(fr_blas_select(NULL) == FR_OK && !strcmp(fr_blas_name(), "own"), "%s", fr_blas_name());

@@ -31,8 +31,7 @@ def attention_scores(q, k, v, lengths):
     a.e = _data(e)
     with nogil:
         status = fr_attention_scores(&a)
-    if status != FR_OK:
-        raise ValueError(f"attention: {fr_status_text(status).decode()}")
+    _check_status("attention", status)
     return e
 
 
@@ -45,6 +44,5 @@ def attention_backward(q, k, v, lengths, de):
     a.dq, a.dk, a.dv, a.de = _data(dq), _data(dk), _data(dv), _data(de)
     with nogil:
         status = fr_attention_backward(&a)
-    if status != FR_OK:
-        raise ValueError(f"attention: {fr_status_text(status).decode()}")
+    _check_status("attention", status)
     return dq, dk, dv.sum(axis=0)

@@ -42,10 +42,8 @@ def select(name: str) -> str:
             symbols = [_address(library, f"{prefix}cblas_{c}gemm{suffix}") for c in "sd"]
             if not all(symbols):
                 continue
-            threads = _address(library, f"{prefix}openblas_set_num_threads_local{suffix}") or _address(
-                library, "openblas_set_num_threads_local"
-            )
-            _core.select_blas(f"{name}:{path.name}"[:31], *symbols, ilp64, threads)
+            threads = _thread_functions(library, prefix, suffix)
+            _core.select_blas(f"{name}:{path.name}"[:31], *symbols, ilp64, *threads)
             return f"asked for; {path.name}, tested on a known product"
     raise RuntimeError(
         f"FASTRNN_BLAS={name}: no usable CBLAS found"
@@ -53,11 +51,24 @@ def select(name: str) -> str:
     )
 
 
+def _thread_functions(library, prefix, suffix):
+    """Addresses of what swaps, gets and sets OpenBLAS's number of threads, 0 where there is none.
+
+    The one that swaps is missing from the library of NumPy 2.5, and never had its names changed
+    before.
+    """
+    swap = "openblas_set_num_threads_local"
+    swap = _address(library, f"{prefix}{swap}{suffix}") or _address(library, swap)
+    pair = (_address(library, f"{prefix}openblas_{v}_num_threads{suffix}") for v in ("get", "set"))
+    return swap, *pair
+
+
 def _candidates(name):
     """Shared libraries that come with the package, then whatever its core module is linked to."""
     try:
-        package = importlib.import_module("numpy" if name == "numpy" else "scipy.linalg.cython_blas")
-        package = importlib.import_module(name) if name == "scipy" else package
+        if name == "scipy":
+            importlib.import_module("scipy.linalg.cython_blas")
+        package = importlib.import_module(name)
     except ImportError:
         return
     root = Path(package.__file__).parent

@@ -133,6 +133,8 @@ def select_blas(
     dgemm: int = 0,
     ilp64: bool = False,
     set_threads: int = 0,
+    get_threads: int = 0,
+    put_threads: int = 0,
 ) -> None: ...
 def softmax_cross_entropy(
     logits: _Real, targets: _Integers, ignore_index: int, dlogits: _Real

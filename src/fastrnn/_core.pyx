@@ -79,8 +79,7 @@ def matmul(a, b, out, bint transpose_a=False, bint transpose_b=False, bint accum
     g.scratch = scratch.p
     with nogil:
         status = fr_gemm(&g)
-    if status != FR_OK:
-        raise ValueError(f"matmul: {fr_status_text(status).decode()}")
+    _check_status("matmul", status)
 
 
 # ---- the machine ---------------------------------------------------------------------------------
@@ -124,7 +123,10 @@ def get_num_threads():
 
 def set_num_threads(n):
     """Let a call use up to `n` threads, 1 to 64."""
-    n = operator.index(n)
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer, got {type(n).__name__}") from None
     if not 0 < n <= FR_MAX_THREADS or fr_set_num_threads(n) != FR_OK:
         raise ValueError(f"n: expected 1 to {FR_MAX_THREADS} threads, got {n}")
 
@@ -135,8 +137,10 @@ def blas():
 
 
 def select_blas(name=None, uintptr_t sgemm=0, uintptr_t dgemm=0, bint ilp64=False,
-                uintptr_t set_threads=0):
-    """Let this CBLAS compute time-batched products; without a name, our own kernels do."""
+                uintptr_t set_threads=0, uintptr_t get_threads=0, uintptr_t put_threads=0):
+    """Let this CBLAS compute time-batched products; without a name, our own kernels do.
+
+    Its threads are set by one function that returns the old number, or by a pair."""
     cdef fr_blas b
     global _blas_serial
     _blas_serial += 1  # weights are packed differently for another provider
@@ -146,6 +150,8 @@ def select_blas(name=None, uintptr_t sgemm=0, uintptr_t dgemm=0, bint ilp64=Fals
     encoded = name.encode()
     b.name, b.sgemm, b.dgemm, b.ilp64 = encoded, <void *> sgemm, <void *> dgemm, ilp64
     b.set_threads = <int (*)(int) noexcept nogil> <void *> set_threads
+    b.get_threads = <int (*)() noexcept nogil> <void *> get_threads
+    b.put_threads = <void (*)(int) noexcept nogil> <void *> put_threads
     status = fr_blas_select(&b)
     if status != FR_OK:
         raise RuntimeError(f"BLAS {name}: {fr_status_text(status).decode()}")

@@ -137,6 +137,8 @@ cdef extern from "fastrnn.h" nogil:
         void *dgemm
         int ilp64
         int (*set_threads)(int n) noexcept nogil
+        int (*get_threads)() noexcept nogil
+        void (*put_threads)(int n) noexcept nogil
 
     ctypedef struct fr_plan:
         int threads, rows, units

@@ -39,7 +39,7 @@ cdef class Affine:
         cdef Block scratch
         cdef cnp.ndarray rows, y
         if not isinstance(x, np.ndarray):
-            x = np.asarray(x)
+            x = _as_array("x", x)
         if x.dtype != self.dtype:
             raise TypeError(f"x: expected {self.dtype}, got {x.dtype}")
         if x.ndim == 0 or x.shape[x.ndim - 1] != self.inputs:
@@ -56,8 +56,7 @@ cdef class Affine:
             g.scratch = scratch.p
             with nogil:
                 status = fr_gemm(&g)
-            if status != FR_OK:
-                raise ValueError(f"linear: {fr_status_text(status).decode()}")
+            _check_status("linear", status)
         if not keep:
             return y, None
         cdef AffineTape tape = AffineTape.__new__(AffineTape)
@@ -85,7 +84,7 @@ cdef class AffineTape:
 
         Returns
         -------
-        dx : ndarray (..., I), or None if `dy` is None or without `need_dx`
+        dx : ndarray (..., I), or None without `need_dx`
         dstate : None
 
         Raises
@@ -102,11 +101,11 @@ cdef class AffineTape:
         if dstate is not None:
             raise ValueError("dstate: Linear keeps no state, expected None")
         if dy is None:
-            return None, None
+            return np.zeros((<object> self.rows).shape, layer.dtype) if need_dx else None, None
         if self.module._version != self.version:
             raise RuntimeError("backward: the parameters have changed since forward")
         if not isinstance(dy, np.ndarray):
-            dy = np.asarray(dy)
+            dy = _as_array("dy", dy)
         if dy.dtype != layer.dtype:
             raise TypeError(f"dy: expected {layer.dtype}, got {dy.dtype}")
         if (<object> dy).shape != self.y_shape:
@@ -133,6 +132,5 @@ cdef class AffineTape:
                 status = fr_gemm(&d)
             if status == FR_OK:
                 status = fr_gemm(&g)
-        if status != FR_OK:
-            raise ValueError(f"linear: {fr_status_text(status).decode()}")
+        _check_status("linear", status)
         return dx, None

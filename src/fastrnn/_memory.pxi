@@ -131,6 +131,14 @@ cdef cnp.ndarray _new_like(cnp.ndarray array, cnp.npy_intp last, bint zeros=Fals
     return _new_array(ndim, dims, cnp.PyArray_TYPE(array), zeros)
 
 
+cdef int _check_status(str what, fr_status status) except -1:
+    """Raise what stands for this status: a system that starts no thread is nobody's bad value."""
+    if status == FR_OK:
+        return 0
+    message = f"{what}: {fr_status_text(status).decode()}"
+    raise (RuntimeError if status == FR_ETHREAD else ValueError)(message)
+
+
 # ---- checks --------------------------------------------------------------------------------------
 
 cdef inline void *_data(cnp.ndarray array) noexcept:
@@ -140,6 +148,17 @@ cdef inline void *_data(cnp.ndarray array) noexcept:
 def _dense(array):
     """`array`, copied unless it is C-contiguous and aligned (a field of packed records is not)."""
     return array if cnp.PyArray_ISCARRAY_RO(array) else np.array(array, order="C")
+
+
+def _as_array(str name, value):
+    """`value` as an array; lists of different lengths are none."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected an array, got a {type(value).__name__} with rows of "
+                         "different length; fastrnn.pad_sequences makes one of them") from None
 
 
 def _describe(value):

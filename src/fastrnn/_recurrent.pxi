@@ -40,8 +40,7 @@ cdef class Cell:
         p.use, p.stamp, p.blas = use, stamp, _blas_serial
         with nogil:
             status = fr_pack(&self.layer, use, p.block.p, &self.weights)
-        if status != FR_OK:
-            raise RuntimeError(f"packing weights: {fr_status_text(status).decode()}")
+        _check_status("packing weights", status)
         self.packed = p
         return p
 
@@ -115,7 +114,7 @@ cdef class Engine:
         """`x` as the kernels take it: floats with a dense last axis, or int64 tokens."""
         cdef str layout = "(B, T" if self.batch_first else "(T, B"
         if not isinstance(x, np.ndarray):
-            x = np.asarray(x)
+            x = _as_array("x", x)
             if x.dtype == np.float64 and self.dtype == np.float32:
                 x = x.astype(np.float32)  # a list has no dtype of its own
         kind = x.dtype.kind
@@ -182,6 +181,7 @@ cdef class Engine:
         cdef Tape tape = None
         cdef cnp.ndarray xa, ya
 
+        given = _as_array("x", x)  # as int64, tokens of uint64 would be told wrongly
         x = self._check_input(x)
         cdef bint tokens = x.ndim == 2
         T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
@@ -241,9 +241,8 @@ cdef class Engine:
                 with nogil:
                     status = fr_forward(&cell.layer, &seq, &a)
                 if status == FR_ETOKEN:
-                    self._token_error(x, lengths)
-                if status != FR_OK:
-                    raise ValueError(f"forward: {fr_status_text(status).decode()}")
+                    self._token_error(given, lengths)
+                _check_status("forward", status)
             if keep:
                 # The tape reads y again; a silent change would be a silently wrong gradient.
                 y.flags.writeable = False
@@ -282,13 +281,12 @@ cdef class Engine:
         memset(&seq, 0, sizeof(seq))
         seq.T, seq.B = T, B
         status = fr_plan_describe(&p, &cell.layer, &seq, backward)
-        if status != FR_OK:
-            raise ValueError(fr_status_text(status).decode())
+        _check_status("plan", status)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):
-    lengths = np.asarray(lengths)
+    lengths = _as_array("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {_describe(lengths)}")
     if (<object> lengths).shape != (B,):
@@ -302,7 +300,7 @@ def _check_lengths(lengths, int64_t T, int64_t B):
 def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
     """A copy as the kernels take it, (T, B)."""
     shape = (B, T) if batch_first else (T, B)
-    reset = np.asarray(reset)
+    reset = _as_array("reset", reset)
     if reset.dtype != np.bool_:
         raise TypeError(f"reset: expected shape {shape} booleans, got {_describe(reset)}")
     if (<object> reset).shape != shape:
@@ -394,8 +392,7 @@ cdef class Tape:
                 seq.reverse = index % e.D
                 at = self._at_step(array, index)
                 status = fr_read_reserve(&cell.layer, &seq, slot, &at, reserve.p)
-                if status != FR_OK:
-                    raise ValueError(f"trace: {fr_status_text(status).decode()}")
+                _check_status("trace", status)
         return Trace(h, slots.pop("c", None), slots)
 
     def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False,
@@ -507,8 +504,7 @@ cdef class Tape:
                         a.step_dc = self._at_step(step_dc, index)
                 with nogil:
                     status = fr_backward(&cell.layer, &seq, &a)
-                if status != FR_OK:
-                    raise ValueError(f"backward: {fr_status_text(status).decode()}")
+                _check_status("backward", status)
             dy = dx
             if self.mask is not None and layer > 0:
                 dy = dropout(dx, *self.mask, layer - 1)  # (F3): forward's mask once more

@@ -16,8 +16,11 @@ cdef class Stepper:
     def __init__(self, Engine engine, module, int64_t batch):
         self.engine, self.module, self.B = engine, module, batch
         self.row = <size_t> (batch * engine.hidden_size * engine.dtype.itemsize)
-        self.states = Block(4 * engine.L * self.row)
-        self.allocate()
+        try:
+            self.states = Block(4 * engine.L * self.row)
+            self.allocate()
+        except MemoryError as error:
+            raise MemoryError(f"batch: {batch} rows: {error}") from None
         self.reset()
 
     cdef void allocate(self) except *:
@@ -67,8 +70,8 @@ cdef class Stepper:
         cdef fr_forward_args a
         cdef fr_status status
         if type(x) is not np.ndarray:
-            x = np.asarray(x)
-        xa = x
+            x = np.asarray(_as_array("x", x))
+        given = xa = x
         tokens = xa.descr.kind in (c"i", c"u")
         if tokens:
             if xa.ndim != 1 or xa.shape[0] != self.B:
@@ -115,9 +118,8 @@ cdef class Stepper:
             if status == FR_ETOKEN:
                 bad = int(np.flatnonzero((x < 0) | (x >= e.input_size))[0])
                 raise ValueError(
-                    f"x: expected token ids in [0, {e.input_size}), got {x[bad]} at b={bad}")
-            if status != FR_OK:
-                raise ValueError(f"step: {fr_status_text(status).decode()}")
+                    f"x: expected token ids in [0, {e.input_size}), got {given[bad]} at b={bad}")
+            _check_status("step", status)
         memcpy(_data(out), self.at(after, e.L - 1, False), self.row)
         self.now = after
 

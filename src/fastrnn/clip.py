@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 from . import _core
+from .layers._checks import check_real
 from .module import roots
 
 
@@ -50,7 +51,7 @@ def clip_grad_norm_(model, max_norm, *, error_if_nonfinite=False) -> float:
     >>> float(np.linalg.norm(layer.grads["weight"]).round(4))
     1.0
     """
-    if not max_norm >= 0:
+    if not check_real("max_norm", max_norm, "0 or more") >= 0:
         raise ValueError(f"max_norm: expected 0 or more, got {max_norm}")
     gradients = [module._flat_grad for module in roots(model)]
     norm = math.sqrt(sum(_core.sum_of_squares(flat) for flat in gradients))
@@ -86,7 +87,7 @@ def clip_grad_value_(model, limit) -> None:
     >>> layer.grads["weight"].tolist()
     [[1.0], [-0.5]]
     """
-    if not limit >= 0:
+    if not check_real("limit", limit, "0 or more") >= 0:
         raise ValueError(f"limit: expected 0 or more, got {limit}")
     for module in roots(model):
         _core.clip(module._flat_grad, -limit, limit)

@@ -13,9 +13,11 @@ all that a resumed training has to know of its data.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from ._core import _as_array
 
 IGNORED = -100  # the target that `fastrnn.cross_entropy` does not count, by default
 
@@ -329,9 +331,13 @@ class Batches:
         self, x, y=None, batch_size=32, shuffle=True, seed=0, *, lengths=None, batch_first=False
     ):
         several = isinstance(x, tuple) and len(x) > 0
-        self.x = tuple(map(np.asarray, x)) if several else np.asarray(x)
+        self.x = tuple(_as_array("x", part) for part in x) if several else _as_array("x", x)
         arrays = self.x if several else (self.x,)
-        self.batch_size = operator.index(batch_size)
+        try:
+            self.batch_size = operator.index(batch_size)
+        except TypeError:
+            kind = type(batch_size).__name__
+            raise TypeError(f"batch_size: expected an integer, got {kind}") from None
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self._axis = 0 if batch_first else 1
@@ -348,8 +354,10 @@ class Batches:
                 f"x: expected at least one sequence on axis {self._axis}, and as many in each "
                 f"array, got shape {shapes}"
             )
+        if shuffle and not (isinstance(seed, (int, np.integer)) and seed >= 0):
+            raise ValueError(f"seed: expected an integer of 0 or more, got {seed!r}")
         self.shuffle, self.seed = bool(shuffle), seed
-        self.y = None if y is None else np.asarray(y)
+        self.y = None if y is None else _as_array("y", y)
         self._target_axis = self._axis
         each_step = self.y is not None and any(
             array.ndim > 1 and self.y.shape[:2] == array.shape[:2] for array in arrays
@@ -442,7 +450,10 @@ def pad_sequences(sequences, batch_first=False, value=0) -> tuple[np.ndarray, np
     >>> padded.tolist(), lengths.tolist()
     ([[1, 2, 3], [4, 0, 0], [5, 6, 0]], [3, 1, 2])
     """
-    arrays = [np.asarray(s) for s in sequences]
+    if not isinstance(sequences, Iterable):
+        kind = type(sequences).__name__
+        raise TypeError(f"sequences: expected a sequence of arrays, got {kind}")
+    arrays = [_as_array(f"sequence {i}", s) for i, s in enumerate(sequences)]
     if not arrays:
         raise ValueError("sequences: expected at least one, got none")
     for i, array in enumerate(arrays):
@@ -453,8 +464,11 @@ def pad_sequences(sequences, batch_first=False, value=0) -> tuple[np.ndarray, np
             )
     # An empty list is float64 to NumPy, and would turn token ids into floats.
     dtype = np.result_type(*([a.dtype for a in arrays if len(a)] or [arrays[0].dtype]))
-    with np.errstate(invalid="ignore", over="ignore"):
-        fill = np.asarray(value).astype(dtype)
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            fill = np.asarray(value).astype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"value: expected a number, got {value!r}") from None
     if fill.ndim or not (fill == value or (fill != fill and value != value)):
         raise ValueError(f"value: {value} does not fit into {dtype}")
     lengths = np.array([len(a) for a in arrays], np.int64)
@@ -501,7 +515,7 @@ def unpad_sequences(padded, lengths, batch_first=False) -> list[np.ndarray]:
 
 
 def _checked_lengths(lengths, count, steps) -> np.ndarray:
-    array = np.asarray(lengths)
+    array = _as_array("lengths", lengths)
     fits = array.shape == (count,) and array.dtype.kind in "iu"
     if not fits or (count and not (array.min() >= 0 and array.max() <= steps)):
         given = array.tolist() if array.size <= 10 else f"{array.dtype} of shape {array.shape}"

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Fourth-order central difference: f'(0) ~ sum of weight * f(offset * eps) / eps, error O(eps^4).
+from .layers._checks import check_index, check_real
+
+# (K2): f'(0) ~ sum of weight * f(offset * eps) / eps, error O(eps^4).
 _STENCIL = ((1, 8 / 12), (-1, -8 / 12), (2, -1 / 12), (-2, 1 / 12))
 _SMALL = 1e-3
 
@@ -63,8 +65,7 @@ def gradcheck(
     """Check every gradient of a layer or model against finite differences.
 
     Differentiated is ``sum(y * a) + sum(final state * b)`` with fixed random numbers a and b, by x,
-    by the initial state and by each parameter, through ``model.forward``: (K1) of docs/math.md,
-    with a difference of fourth order.
+    by the initial state and by each parameter, through ``model.forward``: (K2) of docs/math.md.
 
     Parameters
     ----------
@@ -110,6 +111,12 @@ def gradcheck(
     >>> sorted(fr.gradcheck(layer, x).errors)
     ['bias', 'dx', 'weight']
     """
+    if not hasattr(model, "forward"):
+        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
+    if not check_real("eps", eps, "a number above 0") > 0:
+        raise ValueError(f"eps: expected a number above 0, got {eps}")
+    if max_checks is not None:
+        check_index("max_checks", max_checks, 1)
     if model.dtype not in (None, np.float64):
         raise TypeError(f"model: expected float64, got {model.dtype}")
     x = _copy(x)

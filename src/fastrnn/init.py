@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from .layers import GRU, LSTM
+from .layers._checks import check_real, generator
 from .layers.container import named_layers
 from .layers.recurrent import Recurrent
 from .module import Module
@@ -60,7 +61,7 @@ def uniform_(model, bound=None, *, seed=None):
     """
     if bound is not None and not 0 < bound < math.inf:
         raise ValueError(f"bound: expected a number above 0, got {bound}")
-    layers, rng = _recurrent(model), np.random.default_rng(seed)
+    layers, rng = _recurrent(model), generator(seed)
     for layer in layers:
         limit = 1 / np.sqrt(layer.hidden_size) if bound is None else bound
         layer._flat[...] = rng.uniform(-limit, limit, layer._flat.size)
@@ -102,7 +103,7 @@ def orthogonal_(model, gain=1.0, *, seed=None):
     True
     """
     _check_positive("gain", gain)
-    layers, rng = _recurrent(model), np.random.default_rng(seed)
+    layers, rng = _recurrent(model), generator(seed)
     for layer in layers:
         H = layer.hidden_size
         for block in _blocks(layer, "weight_ih"):
@@ -156,7 +157,7 @@ def identity_(model, scale=1.0, *, input_std=0.001, seed=None):
     _check_positive("scale", scale)
     if not 0 <= input_std < math.inf:
         raise ValueError(f"input_std: expected a number >= 0, got {input_std}")
-    layers, rng = _recurrent(model), np.random.default_rng(seed)
+    layers, rng = _recurrent(model), generator(seed)
     for layer in layers:
         for block in _blocks(layer, "weight_ih"):
             block[...] = input_std * rng.standard_normal(block.shape)
@@ -200,7 +201,7 @@ def forget_bias_(model, value=1.0):
     >>> (layer.params["bias_ih_l0"] + layer.params["bias_hh_l0"])[2:4].tolist()
     [1.0, 1.0]
     """
-    if not math.isfinite(value):
+    if not math.isfinite(check_real("value", value, "a finite number")):
         raise ValueError(f"value: expected a finite number, got {value}")
     gated = [layer for layer in _recurrent(model) if isinstance(layer, (LSTM, GRU))]
     if not gated:
@@ -249,5 +250,5 @@ def _zero_biases(layer):
 
 
 def _check_positive(name, value):
-    if not 0 < value < math.inf:
+    if not 0 < check_real(name, value, "a number above 0") < math.inf:
         raise ValueError(f"{name}: expected a number above 0, got {value}")

@@ -58,7 +58,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     logits = _float_array("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least one axis, got a scalar")
-    targets = np.asarray(targets)
+    targets = _core._as_array("targets", targets)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
@@ -163,14 +163,14 @@ def bce_with_logits(logits, target):
 
 
 def _float_array(name, value) -> np.ndarray:
-    value = np.asarray(value)
+    value = _core._as_array(name, value)
     if value.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {value.dtype}")
     return value
 
 
 def _target_like(y, target) -> np.ndarray:
-    target = np.asarray(target)
+    target = _core._as_array("target", target)
     if target.dtype.kind not in "fiub":
         raise TypeError(f"target: expected real numbers, got {target.dtype}")
     if target.shape != y.shape:

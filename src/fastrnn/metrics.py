@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._core import _as_array
+
 
 def accuracy(logits, targets, ignore_index=-100) -> float:
     """Share of the counted positions whose largest logit is that of the target class.
@@ -33,8 +35,10 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
     >>> fr.accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 1, -100])
     0.5
     """
-    logits, targets = np.asarray(logits), np.asarray(targets)
-    if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
+    logits, targets = _as_array("logits", logits), _as_array("targets", targets)
+    if logits.ndim == 0:
+        raise ValueError("logits: expected at least one axis, got a scalar")
+    if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets: expected shape {logits.shape[:-1]}, got {targets.shape}")
     counted = targets != ignore_index
     right = (logits.argmax(axis=-1) == targets) & counted

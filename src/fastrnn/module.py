@@ -14,10 +14,14 @@ Not here: computing anything. Layers do that; how one is called is told in `Modu
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import numpy as np
+
+from fastrnn._core import _as_array
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
@@ -34,7 +38,8 @@ class Module:
         dx, dstate     = tape.backward(dy, dstate=None)               # adds into layer.grads
 
     A layer without recurrent state returns None for it. A tape is not changed by ``backward``,
-    which may be called again.
+    which may be called again. A gradient of None stands for zeros in every tape, as it does in an
+    ``autograd.Function`` of PyTorch: ``backward(None)`` is ``backward(np.zeros_like(y))``.
 
     Attributes
     ----------
@@ -75,17 +80,29 @@ class Module:
     def _allocate(self, shapes, dtype) -> None:
         """Make the buffers for parameters of these ``(name, shape)`` pairs; all zeros."""
         self.dtype = _float_dtype(dtype)
-        size = sum(int(np.prod(shape)) for _, shape in shapes)
+        size = 0
+        for name, shape in shapes:
+            size += math.prod(shape)
+            if size * self.dtype.itemsize > sys.maxsize - _ALIGNMENT:
+                raise ValueError(f"{name}: shape {shape} is larger than any memory")
+        try:
+            flat, flat_grad = aligned_zeros(size, self.dtype), aligned_zeros(size, self.dtype)
+        except MemoryError:
+            name, shape = max(shapes, key=lambda pair: math.prod(pair[1]))
+            raise MemoryError(
+                f"{name}: no memory for shape {shape}; parameters and gradients take "
+                f"{2 * size * self.dtype.itemsize} bytes"
+            ) from None
         self._params, self._grads = Views(), Views()
         self._version, self.exposed = 0, False
-        self._point(aligned_zeros(size, self.dtype), aligned_zeros(size, self.dtype), shapes)
+        self._point(flat, flat_grad, shapes)
 
     def _point(self, flat, flat_grad, shapes) -> None:
         """Make these buffers the module's own, and the named arrays views into them."""
         self._flat, self._flat_grad = flat, flat_grad
         start = 0
         for name, shape in shapes:
-            stop = start + int(np.prod(shape))
+            stop = start + math.prod(shape)
             self._params.bind(name, flat[start:stop].reshape(shape))
             self._grads.bind(name, flat_grad[start:stop].reshape(shape))
             start = stop
@@ -183,6 +200,8 @@ class Module:
         TypeError
             ``weight: expected real numbers, got complex128``.
         """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping: expected parameters by name, got {_kind(mapping)}")
         for what, names in (
             ("missing", self._params.keys() - mapping.keys()),
             ("unexpected", mapping.keys() - self._params.keys()),
@@ -318,7 +337,7 @@ def _float_dtype(dtype) -> np.dtype:
 
 def _cast(name, value, parameter) -> np.ndarray:
     """Return a copy of `value` in the dtype of `parameter`, or explain why there is none."""
-    value = np.asarray(value)
+    value = _as_array(name, value)
     if value.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
     if value.shape != parameter.shape:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
+
+from .layers._checks import check_index, check_real
 
 
 def check_sampling(temperature, top_k, top_p) -> None:
@@ -16,11 +16,11 @@ def check_sampling(temperature, top_k, top_p) -> None:
         ``temperature: expected a number >= 0, got -1``, ``top_k: expected an integer >= 0, got
         -1``, ``top_p: expected a number above 0 and at most 1, got 0``.
     """
+    check_real("temperature", temperature, "a number >= 0")
     if not (temperature >= 0 and np.isfinite(temperature)):
         raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
-    if operator.index(top_k) < 0:
-        raise ValueError(f"top_k: expected an integer >= 0, got {top_k}")
-    if not 0 < top_p <= 1:
+    check_index("top_k", top_k)
+    if not 0 < check_real("top_p", top_p, "a number above 0 and at most 1") <= 1:
         raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")
 
 

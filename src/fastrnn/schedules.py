@@ -329,7 +329,10 @@ def _integer(name, value, least):
 
 
 def _number(name, value, least, *, above=False, below=math.inf):
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
     if not (number > least or (number == least and not above)) or not number < below:
         expected = f"{'above' if above else 'of at least'} {least}"
         expected += "" if math.isinf(below) else f" and below {below}"

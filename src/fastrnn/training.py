@@ -27,6 +27,7 @@ import numpy as np
 
 from .clip import clip_grad_norm_
 from .data import IGNORED
+from .layers._checks import check_real
 from .losses import cross_entropy
 
 
@@ -179,8 +180,14 @@ class Trainer:
         train_metrics=False,
         schedule=None,
     ):
-        if not clip >= 0:
+        if not check_real("clip", clip, "a norm >= 0") >= 0:
             raise ValueError(f"clip: expected a norm >= 0, got {clip}")
+        for name, value, method in (("model", model, "forward"), ("optimizer", optimizer, "step")):
+            if not callable(getattr(value, method, None)):
+                kind = type(value).__name__
+                raise TypeError(f"{name}: expected an object with {method}(), got {kind}")
+        if not callable(loss):
+            raise TypeError(f"loss: expected a callable, got {type(loss).__name__}")
         self.model, self.optimizer, self.loss, self.clip = model, optimizer, loss, clip
         self.callbacks = list(callbacks)
         self.metrics, self.train_metrics = _named(metrics), bool(train_metrics)
@@ -227,7 +234,14 @@ class Trainer:
         """
         if epochs is None and steps is None and seconds is None:
             raise ValueError("fit: expected a limit of epochs, steps or seconds, got none")
-        self._limits = {"epochs": epochs, "steps": steps, "seconds": seconds}
+        limits = {"epochs": epochs, "steps": steps, "seconds": seconds}
+        for name, value in limits.items():
+            if value is not None and not check_real(name, value, "a number >= 0") >= 0:
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        _check_data("data", data)
+        if validation is not None:
+            _check_data("validation", validation)
+        self._limits = limits
         self.stopped = None
         self._ordered = sorted(self.callbacks, key=lambda callback: callback.last)
         self._restore_callbacks()
@@ -263,6 +277,7 @@ class Trainer:
         ValueError
             ``data: expected targets that count, got none``.
         """
+        _check_data("data", data)
         return self._evaluate(data, lambda: False)
 
     def predict(self, data, lengths=None):
@@ -536,6 +551,12 @@ class Trainer:
             yield
         finally:
             signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+
+
+def _check_data(name, data) -> None:
+    if not callable(getattr(data, "epoch", None)):
+        kind = type(data).__name__
+        raise TypeError(f"{name}: expected chunks, such as fastrnn.Batches makes, got {kind}")
 
 
 def _first_non_finite(arrays) -> str | None:

@@ -24,6 +24,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from ._core import _as_array
+
 
 def tbptt(data, k1, k2=None, *, state=None, batch_first=False) -> Iterator[Window]:
     """Walk over a long sequence: a window every `k1` steps, whose gradient looks `k2` steps back.
@@ -82,7 +84,9 @@ def tbptt(data, k1, k2=None, *, state=None, batch_first=False) -> Iterator[Windo
     ((194, 198, 200), (2, 1, 5), True)
     """
     arrays = (
-        tuple(map(np.asarray, data)) if isinstance(data, (tuple, list)) else (np.asarray(data),)
+        tuple(_as_array("data", part) for part in data)
+        if isinstance(data, (tuple, list))
+        else (_as_array("data", data),)
     )
     axis = 1 if batch_first else 0
     for array in arrays:

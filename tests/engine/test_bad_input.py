@@ -65,6 +65,7 @@ BAD_X = {
     "dates": (zeros(4, 2, dtype="M8[s]"), "x: expected float32 or .* got an array of datetime64"),
     "text": ("hello", "x: expected float32 or .* got an array of str"),
     "none": (None, "x: expected float32 or integer token ids, got"),
+    "ragged": ([[1, 2], [3]], "x: expected an array, got a list with rows of different length"),
     "one_axis_of_ids": (zeros(4, dtype=int), r"x: expected token ids of shape \(T, B\), got shape"),
     "three_axes_of_ids": (zeros(4, 2, 5, dtype=int), r"x: expected token ids of shape \(T, B\)"),
 }
@@ -110,10 +111,18 @@ def test_a_token_out_of_range_is_refused_and_its_place_named(batch_first, bad, d
         (layer.forward if training else layer)(ids)
 
 
+@pytest.mark.parametrize("wrong", [{"lengths": [[1], [1, 2]]}, {"reset": [[True], []]}])
+def test_ragged_lengths_and_resets_are_refused_by_name(wrong):
+    layer = build("gru")
+    (name,) = wrong
+    with refused(layer, f"^{name}: expected an array, got a list with rows of different length"):
+        layer(zeros(3, 2, 5), **wrong)
+
+
 @pytest.mark.parametrize("bad", [2**63, 2**64 - 1, 2**32, 5])
 def test_a_token_beyond_any_signed_integer_is_refused(bad):
     layer = build("lstm")
-    with refused(layer, r"x: expected token ids in \[0, 5\), got .* at t=1, b=0$"):
+    with refused(layer, rf"x: expected token ids in \[0, 5\), got {bad} at t=1, b=0$"):
         layer(np.array([[0], [bad]], np.uint64))
 
 
@@ -312,6 +321,10 @@ BAD_OPTIONS = {
     "dropout_high": ({"dropout": 1.5}, ValueError, "dropout: expected a probability .* got 1.5"),
     "dropout_low": ({"dropout": -0.1}, ValueError, "dropout: expected a probability .* got -0.1"),
     "dropout_nan": ({"dropout": float("nan")}, ValueError, "dropout: expected .* got nan"),
+    "dropout_text": ({"dropout": "a"}, TypeError, "dropout: expected a probability .* got str"),
+    "dropout_none": ({"dropout": None}, TypeError, "dropout: expected a probability .* NoneType"),
+    "layers_huge": ({"num_layers": 2**40}, ValueError, "num_layers: expected at most .* got 10995"),
+    "input_huge": ({"input_size": 2**62}, ValueError, "weight_ih_l0: shape .* larger than any mem"),
     "unknown": ({"proj_size": 3}, TypeError, "unexpected keyword argument 'proj_size'"),
 }
 
@@ -373,7 +386,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), resource.RLIM_INFINIT
 def refused(call):
     try:
         call()
-    except (MemoryError, ValueError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         print(type(error).__name__, error)
 """
 needs_limits = pytest.mark.skipif(
@@ -413,7 +426,7 @@ with threads(16):
 """
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "ValueError forward: the system would not start a thread\n" * 2
+    assert run.stdout == "RuntimeError forward: the system would not start a thread\n" * 2
 
 
 # ---- products ------------------------------------------------------------------------------------

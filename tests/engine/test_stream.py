@@ -344,3 +344,15 @@ def test_a_batch_beyond_any_memory_is_refused(batch):
 def test_a_bidirectional_layer_has_no_stream():
     with pytest.raises(ValueError, match="stream: a bidirectional layer needs whole sequences"):
         build("gru", bidirectional=True).stream()
+
+
+@pytest.mark.parametrize("batch", [2**45, 2**59, 2**70])
+def test_a_batch_beyond_any_memory_is_refused_by_name(batch):
+    with pytest.raises((ValueError, MemoryError), match=f"^batch: {batch} rows"):
+        build("lstm").stream(batch)
+
+
+def test_an_unsigned_token_is_named_as_it_came():
+    message = rf"x: expected token ids in \[0, 5\), got {2**63 + 5} at b=0"
+    with pytest.raises(ValueError, match=message):
+        build("gru").stream().step(np.array([2**63 + 5], np.uint64))

@@ -177,7 +177,7 @@ def test_a_number_of_threads_out_of_range_is_refused_and_nothing_changes(n):
 @pytest.mark.parametrize("n", ["2", None, 1.5])
 def test_a_number_of_threads_that_is_no_small_integer_is_refused(n):
     before = fr.get_num_threads()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"^n: expected an integer, got {type(n).__name__}$"):
         fr.set_num_threads(n)
     assert fr.get_num_threads() == before
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 
 import numpy as np
+
+from .. import _core
 
 
 def check_positive(name: str, value) -> int:
@@ -18,6 +21,45 @@ def check_positive(name: str, value) -> int:
     return number
 
 
+def check_real(name: str, value, expected: str = "a number") -> float:
+    """Return `value` as a float; text and None are no numbers, an array of no axes is one."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    return float(value)
+
+
+def check_index(name: str, value, least: int = 0) -> int:
+    """Return `value` as an int of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected an integer >= {least}, got {kind}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
+    return number
+
+
+def generator(seed) -> np.random.Generator:
+    """Return the random generator of a `seed` as every constructor takes it."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"seed: expected None, an integer >= 0 or a numpy Generator, got {seed!r}"
+        ) from None
+
+
+def check_probability(name: str, value) -> float:
+    """Return `value` as a float from 0 to 1."""
+    check_real(name, value, "a probability from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a probability from 0 to 1, got {value}")
+    return float(value)
+
+
 def check_stateless(layer, state, name: str = "state") -> None:
     """Refuse a state for a layer that has none."""
     if state is not None:
@@ -25,8 +67,10 @@ def check_stateless(layer, state, name: str = "state") -> None:
 
 
 def check_gradient(dy, dtype, shape) -> np.ndarray:
-    """Return `dy`, which must look like the y that forward returned."""
-    dy = np.asarray(dy)
+    """Return `dy`, which must look like the y that forward returned; None stands for zeros."""
+    if dy is None:
+        return np.zeros(shape, dtype)
+    dy = _core._as_array("dy", dy)
     if dy.dtype != dtype:
         raise TypeError(f"dy: expected {dtype}, got {dy.dtype}")
     if dy.shape != shape:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_positive, check_stateless
+from ._checks import check_gradient, check_positive, check_stateless, generator
 
 
 class AdditiveAttention(Module):
@@ -70,7 +70,7 @@ class AdditiveAttention(Module):
             ("weight_score", (M,)),
         ]
         self._allocate(shapes, dtype)
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         inputs = {"weight_memory": self.memory_size, "weight_score": M}
         for name, array in self._params.items():
             bound = inputs.get(name, self.query_size) ** -0.5
@@ -157,7 +157,7 @@ class AdditiveAttention(Module):
             ("query", x[0], "T", self.query_size),
             ("memory", x[1], "S", self.memory_size),
         ):
-            array = np.asarray(array)
+            array = _core._as_array(name, array)
             if array.dtype != self.dtype:
                 raise TypeError(f"{name}: expected {self.dtype}, got {array.dtype}")
             if array.ndim != 3 or array.shape[2] != width:
@@ -213,7 +213,7 @@ class AdditiveAttentionTape:
 
         Parameters
         ----------
-        dy : ndarray like the context
+        dy : ndarray like the context, or None for zeros
         dstate : None
 
         Returns
@@ -257,7 +257,7 @@ def _check_lengths(lengths, B, S) -> np.ndarray:
     """Return (B,) int64: the places of each row; all of them without lengths."""
     if lengths is None:
         return np.full(B, S, np.int64)
-    lengths = np.asarray(lengths)
+    lengths = _core._as_array("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if lengths.shape != (B,):

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_stateless
+from ._checks import check_gradient, check_probability, check_stateless, generator
 
 
 class Dropout(Module):
@@ -47,12 +47,10 @@ class Dropout(Module):
     """
 
     def __init__(self, p=0.5, *, seed=None):
-        if not 0 <= p <= 1:
-            raise ValueError(f"p: expected a probability from 0 to 1, got {p}")
-        self.p = float(p)
+        self.p = check_probability("p", p)
         self._allocate([], "float32")
         self.dtype = None  # no parameters: that of x, float32 or float64
-        self._start_masks(np.random.default_rng(seed))
+        self._start_masks(generator(seed))
 
     def _random_layers(self):
         return [self]
@@ -100,16 +98,16 @@ class DropoutTape:
         self._mask, self._dtype, self._shape = mask, x.dtype, x.shape
 
     def backward(self, dy, dstate=None):
-        """Return the gradient of x: `dy` through the mask of forward, or None if `dy` is None."""
+        """Return the gradient of x: `dy`, None for zeros, through the mask of forward."""
         if dstate is not None:
             raise ValueError("dstate: Dropout keeps no state, expected None")
         if dy is None:
-            return None, None
+            return np.zeros(self._shape, self._dtype), None
         return _core.dropout(check_gradient(dy, self._dtype, self._shape), *self._mask), None
 
 
 def _real(x):
-    x = np.asarray(x)
+    x = _core._as_array("x", x)
     if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
         raise TypeError(f"x: expected an array of float32 or float64, got {x.dtype}")
     return x

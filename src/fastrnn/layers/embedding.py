@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_positive, check_stateless
+from ._checks import check_gradient, check_positive, check_stateless, generator
 
 
 class Embedding(Module):
@@ -49,7 +49,7 @@ class Embedding(Module):
         self.num_embeddings = check_positive("num_embeddings", num_embeddings)
         self.embedding_dim = check_positive("embedding_dim", embedding_dim)
         self._allocate([("weight", (self.num_embeddings, self.embedding_dim))], dtype)
-        self._flat[...] = np.random.default_rng(seed).standard_normal(self._flat.size)
+        self._flat[...] = generator(seed).standard_normal(self._flat.size)
         self._touch()
 
     def config(self):
@@ -89,7 +89,7 @@ class Embedding(Module):
 
     def _look_up(self, x, state):
         check_stateless(self, state)
-        x = np.asarray(x)
+        x = _core._as_array("x", x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got {x.dtype}")
         if x.size:

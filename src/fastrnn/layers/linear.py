@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .. import _core
 from ..module import Module
-from ._checks import check_positive, check_stateless
+from ._checks import check_positive, check_stateless, generator
 
 
 class Linear(Module):
@@ -53,7 +51,7 @@ class Linear(Module):
             shapes.append(("bias", (self.out_features,)))
         self._allocate(shapes, dtype)
         bound = self.in_features**-0.5
-        self._flat[...] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size)
+        self._flat[...] = generator(seed).uniform(-bound, bound, self._flat.size)
         self._touch()
         self._engine = _core.Affine(self.in_features, self.out_features, self.dtype)
         self._bound()

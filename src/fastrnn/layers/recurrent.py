@@ -12,9 +12,11 @@ import warnings
 import numpy as np
 
 from fastrnn import _core
+from fastrnn.layers._checks import check_probability, generator
 from fastrnn.layers.stream import Stream
 from fastrnn.module import Module
 
+_MOST_LAYERS = 65536  # more is a mistake, and would fill the memory with names of parameters
 _NONLINEARITIES = ("tanh", "relu", "sigmoid")
 
 
@@ -39,11 +41,11 @@ class Recurrent(Module):
         self.input_size = _positive("input_size", input_size)
         self.hidden_size = _positive("hidden_size", hidden_size)
         self.num_layers = _positive("num_layers", num_layers)
+        if self.num_layers > _MOST_LAYERS:
+            raise ValueError(f"num_layers: expected at most {_MOST_LAYERS}, got {num_layers}")
         self.bias, self.batch_first = bool(bias), bool(batch_first)
         self.bidirectional = bool(bidirectional)
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
-        self.dropout = float(dropout)
+        self.dropout = check_probability("dropout", dropout)
         if self.dropout and self.num_layers == 1:
             warnings.warn(
                 f"dropout: {self.dropout} has no effect on one layer; it acts between layers",
@@ -61,7 +63,7 @@ class Recurrent(Module):
         )
         self._bound()
         bound = 1 / np.sqrt(self.hidden_size)
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         self._flat[...] = rng.uniform(-bound, bound, self._flat.size)
         self._start_masks(rng)
 

@@ -162,18 +162,13 @@ class SequentialTape:
 
         Returns
         -------
-        dx : ndarray, or None where the first layer takes ids, or if no gradient reaches it
+        dx : ndarray, or None where the first layer takes ids
         dstate : tuple
-            Gradient of the initial states; None where there is none.
+            Gradient of the initial states; None for layers without one.
         """
         dstates = per_layer(dstate, len(self._tapes), "dstate")
-        if dy is None and all(entry is None for entry in dstates):
-            raise ValueError("backward: expected dy or dstate, got neither")
         initial = []
         for tape, dlast in zip(reversed(self._tapes), reversed(dstates), strict=True):
-            if dy is None and dlast is None:  # nothing came from above, only layers below have some
-                initial.append(None)
-                continue
             if clip_step is not None and "clip_step" in inspect.signature(tape.backward).parameters:
                 dy, dfirst = tape.backward(dy, dlast, clip_step=clip_step)
             else:

@@ -40,6 +40,9 @@ class Stream:
         if not isinstance(batch, (int, np.integer)) or batch < 1:
             raise ValueError(f"batch: expected an integer of at least 1, got {batch!r}")
         self.layer, self.batch = layer, int(batch)
+        # h and c of every layer, twice
+        if 4 * layer.num_layers * self.batch * layer.hidden_size * layer.dtype.itemsize >= 2**63:
+            raise ValueError(f"batch: {batch} rows of state are more than any memory holds")
         self._shape, self._dtype = (self.batch, layer.hidden_size), layer.dtype
         self._stepper = _core.Stepper(layer._engine, layer, self.batch)
 

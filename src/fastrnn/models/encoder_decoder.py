@@ -14,13 +14,12 @@ decoder's recurrent state never sees what was attended to, only what was written
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 
+from .. import _core
 from ..data import IGNORED
 from ..layers import AdditiveAttention, Embedding, Linear
-from ..layers._checks import check_gradient, check_positive, check_stateless
+from ..layers._checks import check_gradient, check_index, check_positive, check_stateless, generator
 from ..layers.container import Container
 from ..sampling import check_sampling, choose
 from .char_lm import CELLS, spawn_seeds
@@ -108,10 +107,9 @@ class EncoderDecoder(Container):
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
         self.hidden_size = H = check_positive("hidden_size", hidden_size)
         M = H if attention_size is None else check_positive("attention_size", attention_size)
-        if operator.index(embedding) < 0:
-            raise ValueError(f"embedding: expected an integer >= 0, got {embedding}")
+        check_index("embedding", embedding)
         for name, mark in (("start", start), ("stop", stop)):
-            if mark is not None and not 0 <= operator.index(mark) < target_size:
+            if mark is not None and not check_index(name, mark) < target_size:
                 raise ValueError(f"{name}: expected an id in [0, {target_size}), got {mark}")
         if start is None:
             raise TypeError("start: expected an id, got None")
@@ -287,9 +285,8 @@ class EncoderDecoder(Container):
             Naming the argument, what was expected and what came.
         """
         check_sampling(temperature, top_k, top_p)
-        if operator.index(max_length) < 0:
-            raise ValueError(f"max_length: expected an integer >= 0, got {max_length}")
-        rng, run = np.random.default_rng(seed), _Run(self._parts, keep=False)
+        check_index("max_length", max_length)
+        rng, run = generator(seed), _Run(self._parts, keep=False)
         memory, state = self._encode(run, _turn(_ids("source", source)), lengths)
         attend = self._parts["attention"].reader(memory, lengths)
         B = len(memory)
@@ -332,7 +329,7 @@ class EncoderDecoderTape:
 
         Parameters
         ----------
-        dy : ndarray (T, B, V)
+        dy : ndarray (T, B, V), or None for zeros
             Gradient of the loss by the logits.
         dstate : None
 
@@ -386,7 +383,7 @@ class _Run:
 
 
 def _ids(name, value):
-    value = np.asarray(value)
+    value = _core._as_array(name, value)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
     if value.ndim != 2 or not len(value):
