@@ -97,13 +97,12 @@ C_FILES = $$(find csrc -name build -prune -o -name '*.[ch]' -print)
 
 format: $(VENV)/.extra-dev
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
-	@clang-format -i $(C_FILES)
+	@$(VENV)/bin/clang-format -i $(C_FILES)
 
 lint: build $(VENV)/.extra-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(C_FILES); \
-	 else echo "make: no clang-format here, C formatting not checked"; fi
+	@$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	@$(MAKE) -s -C csrc warnings
 	@$(PY) -m mypy.stubtest fastrnn._core
 

@@ -149,3 +149,13 @@ def test_every_c_file_is_compiled_or_included_by_one_that_is():
     included = set(re.findall(r'#\s*include\s+"(?:\.\./)*([\w/]+\.c)"', "\n".join(files.values())))
     programs = {name for name in files if name.startswith("tests/")}
     assert {f for f in files if f.endswith(".c")} - set(listed) - included - programs == set()
+
+
+def test_the_code_that_the_readme_shows_runs_and_what_it_names_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert shown
+    for code in shown:
+        exec(code, {})
+    named = set(re.findall(r"`fr\.(\w+)", text))
+    assert len(named) > 15 and not [name for name in named if not hasattr(fastrnn, name)]

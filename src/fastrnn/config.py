@@ -4,7 +4,7 @@ Read once, at import:
 
     FASTRNN_NUM_THREADS   else OMP_NUM_THREADS, else the CPUs this process may run on
     FASTRNN_ISA           portable, avx2, avx512 or neon; else the best this machine has
-    FASTRNN_BLAS          own (default, auto), numpy or scipy: who computes products batched over time
+    FASTRNN_BLAS          own (default, auto), numpy or scipy: whose products batched over time
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _choose_blas(name: str) -> str:
         return (
             "asked for"
             if name == "own"
-            else "own kernels: on a par with OpenBLAS at large sizes, ahead at small, one thread pool"
+            else "own kernels: level with OpenBLAS when large, ahead when small, one thread pool"
         )
     from fastrnn import _blas  # only who asks for a foreign BLAS pays for looking for one
 
