@@ -216,6 +216,7 @@ typedef struct fr_kernels {
     } typed[FR_DTYPES];
     fr_pointwise_f32 pointwise_f32;
     fr_pointwise_f64 pointwise_f64;
+    uint64_t (*fingerprint)(const void *, size_t bytes);
 } fr_kernels;
 
 typedef struct fr_gemm_call {

@@ -56,6 +56,13 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
         }
 }
 
+/* o (1 - tanh^2 c) of (L6) from h = o tanh(c) (L13): a division, where tanh would be an exponential
+ * and a division. Through a gate that is shut nothing comes, and 0 / 0 must not be asked. */
+FR_INLINE vr NAME(lstm_dh_to_dc)(vr h, vr o)
+{
+    return o - h * (h / vmax(FR_TINY, o));
+}
+
 FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arrays) * a,
                                         ptrdiff_t q, int h, ptrdiff_t p, int w, int phase)
 {
@@ -67,25 +74,24 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
     NAME(dh_tile)(call, dh_tile, a, q, h, p, w, 4); /* (L11): dG_{t+1} R */
 
     for (int m = 0; m < h; m++) {
-        const real *gates = a->gates[q + m], *dy = a->dy[q + m];
+        const real *gates = a->gates[q + m], *dy = a->dy[q + m], *h_row = a->h[q + m];
         real *dg_row = a->dg[q + m];
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
             const vr i = vload(gates + u), f = vload(gates + Hp + u);
             const vr g = vload(gates + 2 * Hp + u), o = vload(gates + 3 * Hp + u);
-            const vr tanh_c = vtanh(vload(gates + 4 * Hp + u));
+            const vr h_t = vload_n(h_row + u, H - u);
             vr dh = vload(dh_tile + m * NR + v * VL);
             if (dy)
                 dh += vload_n(dy + u, H - u); /* (L4) */
             /* forward was h = o * tanh(c) (L5, L6) */
-            const vr d_o = dh * tanh_c;
             const vr dc_in = vload(a->dc_in[q + m] + u);
-            const vr dc = call->looks ? dc_in : dc_in + dh * o * ((real)1 - tanh_c * tanh_c);
+            const vr dc = call->looks ? dc_in : dc_in + dh * NAME(lstm_dh_to_dc)(h_t, o);
             /* forward was c = f * c_prev + i * g (L7); then through sigmoid and tanh (L9) */
             vstore(dg_row + u, dc * g * i * ((real)1 - i));
             vstore(dg_row + Hp + u, dc * vload(a->cprev[q + m] + u) * f * ((real)1 - f));
             vstore(dg_row + 2 * Hp + u, dc * i * ((real)1 - g * g));
-            vstore(dg_row + 3 * Hp + u, d_o * o * ((real)1 - o));
+            vstore(dg_row + 3 * Hp + u, dh * h_t * ((real)1 - o)); /* do * o = dh * h (L13) */
             vstore(a->carry_c[q + m] + u, dc * f); /* (L8) */
         }
     }
@@ -95,13 +101,12 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
 static void NAME(lstm_whole_dc)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
                                 ptrdiff_t p)
 {
-    const ptrdiff_t Hp = call->Hp;
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const real *gates = a->gates[q];
-    for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(call->layer.hidden_size, p);
-         v++, u += VL) {
-        const vr o = vload(gates + 3 * Hp + u), tanh_c = vtanh(vload(gates + 4 * Hp + u));
+    for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
+        const vr o = vload(gates + 3 * Hp + u), h_t = vload_n(a->h[q] + u, H - u);
         const vr dh = vload(a->dh_init[q] + u);
-        vstore(a->carry_c[q] + u, vload(a->dc_in[q] + u) + dh * o * ((real)1 - tanh_c * tanh_c));
+        vstore(a->carry_c[q] + u, vload(a->dc_in[q] + u) + dh * NAME(lstm_dh_to_dc)(h_t, o));
     }
 }
 

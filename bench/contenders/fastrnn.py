@@ -18,7 +18,7 @@ class Contender:
         layer = LAYERS[case.cell](
             case.I, case.H, case.layers, bidirectional=case.bidirectional, dtype=case.dtype
         )
-        layer.load_state_dict({name: data[name] for name in layer.params})
+        layer.load_state_dict({name: data[name] for name in layer.state_dict()})
         x, lengths = data["x"], data.get("lengths")
 
         def infer():

@@ -41,4 +41,5 @@
 const fr_kernels FR_CAT(fr_kernels_, FR_ISA) = {FR_STRING(FR_ISA),
                                                 {FR_TYPED(f32, 4), FR_TYPED(f64, 8)},
                                                 FR_POINTWISE_OF(f32),
-                                                FR_POINTWISE_OF(f64)};
+                                                FR_POINTWISE_OF(f64),
+                                                fingerprint_f32};

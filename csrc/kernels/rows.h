@@ -200,6 +200,13 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
     return n;
 }
 
+/* A row of the caller's may begin anywhere in a cache line: then a panel of it takes two. */
+FR_INLINE void NAME(fetch_panel)(const real *first)
+{
+    FR_PREFETCH(first);
+    FR_PREFETCH(first + NR - 1);
+}
+
 /* What a tile's gate maths will touch lies a page apart, row by row and gate by gate, which the
  * processor does not foresee. Asked for before the tile's product, it is there after it: worth 10%
  * of a training step of an LSTM with H = 128. A single row is one stream, which it does foresee. */
@@ -210,7 +217,7 @@ FR_INLINE void NAME(fetch_forward)(const fr_call *call, const NAME(row_arrays) *
     if (!call->reserve || h == 1)
         return;
     for (ptrdiff_t m = q; m < q + h; m++) {
-        FR_PREFETCH(a->h[m] + p * NR);
+        NAME(fetch_panel)(a->h[m] + p * NR);
         for (int slot = 0; slot < cell->slots; slot++)
             FR_PREFETCH(a->gates[m] + slot * call->Hp + p * NR);
     }
@@ -224,9 +231,11 @@ FR_INLINE void NAME(fetch_backward)(const fr_call *call, const NAME(row_arrays) 
         return;
     for (ptrdiff_t m = q; m < q + h; m++) {
         if (a->dy[m])
-            FR_PREFETCH(a->dy[m] + p * NR);
-        FR_PREFETCH(cell->has_c ? a->cprev[m] + p * NR : a->hprev[m] + p * NR);
-        for (int slot = 0; slot < cell->slots; slot++)
+            NAME(fetch_panel)(a->dy[m] + p * NR);
+        NAME(fetch_panel)((cell->has_c ? a->h[m] : a->hprev[m]) + p * NR);
+        if (cell->has_c)
+            FR_PREFETCH(a->cprev[m] + p * NR);
+        for (int slot = 0; slot < cell->slots - cell->has_c; slot++) /* c itself is not read */
             FR_PREFETCH(a->gates[m] + slot * call->Hp + p * NR);
         for (int slot = 0; slot < cell->dslots; slot++)
             FR_PREFETCH(a->dg[m] + slot * call->Hp + p * NR);

@@ -6,6 +6,8 @@
 
 #include "kernels/tile.h"
 
+#include "kernels/fingerprint.h"
+
 #include "kernels/transpose.h"
 
 #include "kernels/pack.h"

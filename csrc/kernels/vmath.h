@@ -19,6 +19,7 @@
 #undef FR_LN2_LO
 #undef FR_ROUND
 #undef FR_MANTISSA
+#undef FR_TINY
 
 #if FR_REAL_IS_DOUBLE
 #define FR_EXP_MAX 709.9    /* above it e^x overflows: n rounds to 1024, the bits of infinity */
@@ -30,6 +31,7 @@
 #define FR_LN2_LO 1.90821492927058770002e-10
 #define FR_ROUND (6755399441055744.0 + 1023) /* 1.5 * 2^52 and the exponent's bias: see below */
 #define FR_MANTISSA 52
+#define FR_TINY 2.2250738585072014e-308 /* the smallest normal number */
 #else
 #define FR_EXP_MAX 88.8f
 #define FR_EXP_MIN (-87.3f)
@@ -40,6 +42,7 @@
 #define FR_LN2_LO (-2.12194440e-4f)
 #define FR_ROUND (12582912.0f + 127) /* 1.5 * 2^23 and the bias */
 #define FR_MANTISSA 23
+#define FR_TINY 1.17549435e-38f
 #endif
 
 /* 2^n of x * log2e = n + ..: adding FR_ROUND rounds to an integer, which then stands in the low bits

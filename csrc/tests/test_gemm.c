@@ -207,7 +207,7 @@ static void activations_write_exactly_n_elements(void)
 
 static void every_changed_bit_changes_the_fingerprint(void)
 {
-    for (size_t bytes = 0; bytes < 200; bytes++) {
+    for (size_t bytes = 0; bytes < 600; bytes += bytes < 300 ? 1 : 37) {
         unsigned char *p = guarded(bytes);
         for (size_t i = 0; i < bytes; i++)
             p[i] = (unsigned char)below(256);
@@ -219,6 +219,18 @@ static void every_changed_bit_changes_the_fingerprint(void)
         }
         CHECK(fr_fingerprint(p, bytes) == before, "%d bytes, asked again", (int)bytes);
         release(p);
+    }
+}
+
+/* Signs of two weights: wherever they are, one flip must not take the other back. */
+static void the_same_flip_in_two_words_changes_the_fingerprint(void)
+{
+    uint32_t p[512] = {0};
+    const uint64_t before = fr_fingerprint(p, sizeof p);
+    for (int i = 1; i < 512; i++) {
+        p[0] ^= 1u << 31, p[i] ^= 1u << 31;
+        CHECK(fr_fingerprint(p, sizeof p) != before, "words 0 and %d", i);
+        p[0] ^= 1u << 31, p[i] ^= 1u << 31;
     }
 }
 
@@ -239,6 +251,7 @@ int main(void)
     RUN_ON_EVERY_ISA(activations_keep_nan_zero_and_saturation);
     RUN_ON_EVERY_ISA(activations_write_exactly_n_elements);
     RUN(every_changed_bit_changes_the_fingerprint);
+    RUN(the_same_flip_in_two_words_changes_the_fingerprint);
     RUN(zeros_of_different_length_have_different_fingerprints);
     return summary();
 }
