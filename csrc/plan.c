@@ -18,7 +18,11 @@ enum {
     TEAM_CYCLES = 30000,  /* a thread must save more: handing over is 1 us if it spins, 10 if it
                                * is parked, and a time slice if somebody else has its core */
     XW_BYTES = 192 << 10, /* a chunk of xw stays in the second-level cache */
-    BACKWARD_ROWS = 256   /* rows of dG that make a product over a chunk worth its packing */
+    BACKWARD_ROWS = 256,  /* rows of dG that make a product over a chunk worth its packing */
+    /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
+     * from far away, and more rows have to share the way: a tenth of a training step at H = 512. */
+    FAR_BYTES = 2 << 20,
+    FAR_BACKWARD_ROWS = 1280
 };
 
 /* One step of `rows` rows and `panels` panels. Forward and backward make the same product: gates
@@ -72,7 +76,11 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
         }
 
     const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
-    const int64_t want = backward ? BACKWARD_ROWS : (XW_BYTES + row_bytes - 1) / row_bytes;
+    const double gradient_bytes =
+        (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
+    const int64_t want = !backward                    ? (XW_BYTES + row_bytes - 1) / row_bytes
+                         : gradient_bytes > FAR_BYTES ? FAR_BACKWARD_ROWS
+                                                      : BACKWARD_ROWS;
     best.chunk = B > 0 ? (want + B - 1) / B : 1;
     if (best.chunk > steps)
         best.chunk = steps;
