@@ -7,6 +7,11 @@ import fastrnn as fr
 
 CELLS = {"rnn": (fr.RNN, 1), "lstm": (fr.LSTM, 4), "gru": (fr.GRU, 3)}
 ALL = [fr.init.uniform_, fr.init.orthogonal_, fr.init.identity_]
+GATED = ["lstm", "gru"]
+
+
+def chrono(layer, seed):
+    return fr.init.chrono_(layer, 20, seed=seed)
 
 
 def blocks(layer, kind, gates):
@@ -106,17 +111,63 @@ def test_a_large_forget_bias_makes_the_layer_keep_its_state(cell):
         assert flow["f"].high == 1
 
 
-@pytest.mark.parametrize("initialise", ALL)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_chrono_draws_a_memory_up_to_the_longest_for_each_unit_of_each_level(cell):
+    kind, gates = CELLS[cell]
+    layer = fr.init.chrono_(kind(3, 500, 2, bidirectional=True, dtype="float64"), 200, seed=0)
+    lengths = [np.exp(b) for b in blocks(layer, "bias_ih", gates)[1::gates]]
+    for t in lengths:
+        assert 1 <= t.min() < 3 and 197 < t.max() <= 199
+        assert abs(t.mean() / 100 - 1) < 0.1 and abs(t.std() * np.sqrt(12) / 198 - 1) < 0.1
+    assert len({t[0] for t in lengths}) == 4
+
+
+def test_chrono_closes_an_lstms_input_gate_as_far_as_its_forget_gate_is_open():
+    layer = fr.init.chrono_(fr.LSTM(3, 5, 2, seed=0), 50, seed=1)
+    for i, f, _, _ in zip(*[iter(blocks(layer, "bias_ih", 4))] * 4, strict=True):
+        np.testing.assert_array_equal(i, -f)
+    for i, f, _, _ in zip(*[iter(blocks(layer, "bias_hh", 4))] * 4, strict=True):
+        assert not i.any() and not f.any()
+
+
+@pytest.mark.parametrize(("cell", "rows"), [("lstm", slice(0, 10)), ("gru", slice(5, 10))])
+def test_chrono_changes_no_other_biases_and_no_weights(cell, rows):
+    kind, _ = CELLS[cell]
+    layer = kind(3, 5, 2, bidirectional=True, seed=0)
+    before = layer.state_dict()
+    fr.init.chrono_(layer, 30, seed=0)
+    for name, array in layer.params.items():
+        changed = array != before[name]
+        expected = np.zeros_like(changed)
+        expected[rows] = name.startswith("bias")
+        np.testing.assert_array_equal(changed, expected)
+
+
+def test_chrono_keeps_a_gradient_alive_over_as_many_steps():
+    x, last = np.zeros((200, 1, 2)), np.ones((1, 1, 20))
+    kept = []
+    for start in (fr.init.forget_bias_, lambda layer: fr.init.chrono_(layer, 200, seed=1)):
+        layer = start(fr.LSTM(2, 20, dtype="float64", seed=0))
+        _, _, tape = layer.forward(x)
+        _, (_, dc) = tape.backward(None, (last, last))
+        kept.append(abs(dc).max())
+    assert kept[0] < 1e-12 and kept[1] > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("cell", "initialise"), [*((c, f) for c in CELLS for f in ALL), *((c, chrono) for c in GATED)]
+)
 def test_a_seed_gives_the_same_values_in_both_dtypes_and_another_seed_others(cell, initialise):
     kind, _ = CELLS[cell]
-    single = initialise(kind(3, 5), seed=1)._flat
-    double = initialise(kind(3, 5, dtype="float64"), seed=1)._flat
+    single = initialise(kind(3, 5, seed=0), seed=1)._flat
+    double = initialise(kind(3, 5, dtype="float64", seed=0), seed=1)._flat
     np.testing.assert_array_equal(single, double.astype(np.float32))
-    assert (initialise(kind(3, 5), seed=2)._flat != single).any()
+    assert (initialise(kind(3, 5, seed=0), seed=2)._flat != single).any()
 
 
-@pytest.mark.parametrize("initialise", [*ALL, lambda layer, seed: fr.init.forget_bias_(layer, 3)])
+@pytest.mark.parametrize(
+    "initialise", [*ALL, chrono, lambda layer, seed: fr.init.forget_bias_(layer, 3)]
+)
 def test_the_engine_notices_new_values(initialise):
     layer = fr.LSTM(3, 5, seed=0)
     x = np.ones((4, 2, 3), np.float32)
@@ -148,6 +199,18 @@ def test_of_a_model_the_recurrent_layers_change_and_each_gets_values_of_its_own(
         (lambda: fr.init.forget_bias_(fr.RNN(2, 2)), "expected an LSTM or GRU.*got RNN"),
         (lambda: fr.init.forget_bias_(fr.LSTM(2, 2, bias=False)), "expected biases, got an LSTM"),
         (lambda: fr.init.forget_bias_(fr.LSTM(2, 2), float("inf")), "value: .*got inf"),
+        (lambda: fr.init.chrono_(fr.RNN(2, 2), 9), "expected an LSTM or GRU.*got RNN"),
+        (lambda: fr.init.chrono_(fr.GRU(2, 2, bias=False), 9), "expected biases, got an? GRU"),
+        (
+            lambda: fr.init.chrono_(fr.GRU(2, 2), 1),
+            "longest: expected a number of steps >= 2, got 1",
+        ),
+        (lambda: fr.init.chrono_(fr.GRU(2, 2), float("inf")), "longest: .*got inf"),
+        (
+            lambda: fr.init.chrono_(fr.GRU(2, 2), "9"),
+            "longest: expected a number of steps.*got str",
+        ),
+        (lambda: fr.init.chrono_(fr.GRU(2, 2), 9, seed=-1), "seed"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

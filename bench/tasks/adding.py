@@ -3,6 +3,10 @@
 Hochreiter & Schmidhuber 1997. Always saying 1 costs a mean squared error of 1/6 = 0.167. Every
 batch is fresh (`fastrnn.tasks.data.adding`), so nothing can be learnt by heart; the error is that
 on 10,000 more sequences.
+
+The LSTM starts with memories of 1 to T steps (`fastrnn.init.chrono_`): with a forget bias of 1 or 5
+it still says 1 after 4,000 updates, because no gradient comes through 200 steps. The GRU starts as
+it is built.
 """
 
 import common
@@ -90,10 +94,10 @@ def at_the_end(y, target):
 
 
 def build(name, options):
-    seeds = common.seeds(options.seed, 2)
+    seeds = common.seeds(options.seed, 3)
     cell = common.CELLS[name](2, options.hidden, seed=seeds[0])
     if name == "lstm":
-        fr.init.forget_bias_(cell, 1.0)  # remember at first
+        fr.init.chrono_(cell, options.length, seed=seeds[2])
     return fr.Sequential(cell, fr.Linear(options.hidden, 1, seed=seeds[1]))
 
 
@@ -109,7 +113,7 @@ def arguments():
         lr=5e-3,
         clip=1.0,
         warmup=0,
-        epochs=40,
+        epochs=20,
         seed=0,
         target=0.01,
     )

@@ -1,7 +1,9 @@
 """Digits read pixel by pixel: 64 steps of one number each, and only then the class.
 
 scikit-learn's 1,797 pictures of 8 x 8 pixels, row by row as one sequence; four fifths of each class
-train, the rest is the test. Nothing is chosen by the test set: the model is that of the last epoch.
+train, the rest is the test. Nothing is chosen by the test set: the model is that of the last epoch,
+and dropping a tenth of the pixels was judged by cross-validation in three parts of the training
+pictures of seed 0 alone: a GRU is right in 95.3% there with it, and in 94.2% without.
 """
 
 import common
@@ -56,8 +58,9 @@ def main(options):
         table.append((name.upper(), f"{result['parameters']:,}", *right, *seconds))
     header = ("", "parameters", "right in training", "right in test", "wall s", "CPU s a thread")
     title = (
-        f"{options.hidden} units, dropout {options.dropout}, batch {options.batch}, Adam "
-        f"{options.lr:g} with half a cosine over {options.epochs} epochs, clip {options.clip:g}; "
+        f"{options.hidden} units, dropout {options.input_dropout} of the pixels and "
+        f"{options.dropout} of the hidden units, batch {options.batch}, Adam {options.lr:g} with "
+        f"half a cosine over {options.epochs} epochs, clip {options.clip:g}; "
         f"target {options.target:.0%} of {len(test)} test pictures."
     )
     common.report("tasks_digits", title, header, table, options, results)
@@ -95,11 +98,12 @@ def at_the_end(y, target):
 
 
 def build(name, options):
-    seeds = common.seeds(options.seed, 3)
+    seeds = common.seeds(options.seed, 4)
     cell = common.CELLS[name](1, options.hidden, seed=seeds[0])
     if name == "lstm":
         fr.init.forget_bias_(cell, 1.0)  # remember at first
     return fr.Sequential(
+        fr.Dropout(options.input_dropout, seed=seeds[3]),
         cell,
         fr.Dropout(options.dropout, seed=seeds[1]),
         fr.Linear(options.hidden, 10, seed=seeds[2]),
@@ -113,6 +117,7 @@ def arguments():
         cells=["lstm", "gru"],
         hidden=96,
         dropout=0.2,
+        input_dropout=0.1,
         batch=32,
         lr=5e-3,
         clip=1.0,

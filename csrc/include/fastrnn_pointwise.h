@@ -56,7 +56,7 @@ typedef struct {
     uint32_t call, layer; /* which of its uses this is */
 } fr_dropout_options;
 
-/* Philox 4x32-10 (Salmon et al. 2011): four random words of a counter and a key.      (F9, F10) */
+/* Philox 4x32-10 (Salmon et al. 2011): four random words of a counter and a key.      (F10, F11) */
 void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 
 /* The functions for one element type.
@@ -80,7 +80,7 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
  * sum_of_squares: in double and in one fixed order, so the same on every machine for float.
  * clip: NaN stays NaN.
  *
- * dropout: out = x * mask / (1 - p), all of it 0 * x if p is 1; out may be x.           (F3, F11)
+ * dropout: out = x * mask / (1 - p), all of it 0 * x if p is 1; out may be x.           (F3, F12)
  *
  * scatter_add, out (V, D), rows (n, D): out[ids[i]] += rows[i] in the order of i; ids in [0, V).
  *

@@ -1,7 +1,7 @@
 /* philox.h: the counter-based generator behind dropout masks.
  *
  * Philox 4x32-10 of Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011:
- * ten rounds of two 32 x 32 -> 64 bit products scramble a 128-bit counter under a 64-bit key (F9, F10).
+ * ten rounds of two 32 x 32 -> 64 bit products scramble a 128-bit counter under a 64-bit key (F10, F11).
  * Any block of the stream can be had at once and without any other: no state runs along.
  *
  * Static, for the same reason as in vec.h. Plain C; FR_PHILOX blocks side by side are what compilers

@@ -21,7 +21,7 @@ from .layers.container import named_layers
 from .layers.recurrent import Recurrent
 from .module import Module
 
-__all__ = ["forget_bias_", "identity_", "orthogonal_", "uniform_"]
+__all__ = ["chrono_", "forget_bias_", "identity_", "orthogonal_", "uniform_"]
 
 
 def uniform_(model, bound=None, *, seed=None):
@@ -203,6 +203,67 @@ def forget_bias_(model, value=1.0):
     """
     if not math.isfinite(check_real("value", value, "a finite number")):
         raise ValueError(f"value: expected a finite number, got {value}")
+    for layer in _gated(model):
+        # Both keep the state through their second gate: i f g o, r z n.
+        for kind, number in (("bias_ih", value), ("bias_hh", 0)):
+            for keep in _blocks(layer, kind)[1 :: layer._gates]:
+                keep[...] = number
+        layer._touch()
+    return model
+
+
+def chrono_(model, longest, *, seed=None):
+    """Let each unit start with a memory of its own length, from 1 step to `longest` (chrono).
+
+    The bias of the gate that keeps the state (f of an LSTM, z of a GRU) becomes log t, with t drawn
+    anew for each unit; that of an LSTM's gate i becomes -log t. Other parameters keep their values.
+
+    Parameters
+    ----------
+    model : Module
+        LSTM or GRU with biases, or a model that contains some; RNNs in it are left alone.
+    longest : float
+        Steps of the longest dependence expected, at least 2; often the length of the sequences.
+    seed : int or numpy Generator, optional
+
+    Returns
+    -------
+    Module
+        `model`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `forget_bias_`, with ``longest: expected a number of steps >= 2, got 1``.
+
+    Notes
+    -----
+    (F9) of docs/math.md. Tallec & Ollivier 2018, "Can recurrent neural networks warp time?". The
+    sum of a gate's two biases is in ``bias_ih``; ``bias_hh`` is 0 there.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> layer = fr.init.chrono_(fr.LSTM(3, 2), longest=200, seed=0)
+    >>> i, f, g, o = layer.params["bias_ih_l0"].reshape(4, 2)
+    >>> bool((i == -f).all() and (0 <= f).all() and (f <= np.log(199)).all())
+    True
+    """
+    if not 2 <= check_real("longest", longest, "a number of steps >= 2") < math.inf:
+        raise ValueError(f"longest: expected a number of steps >= 2, got {longest}")
+    layers, rng = _gated(model), generator(seed)
+    for layer in layers:
+        start, hidden = _blocks(layer, "bias_ih"), _blocks(layer, "bias_hh")
+        for first in range(0, len(start), layer._gates):  # (F9), level by level
+            log_t = np.log(rng.uniform(1, longest - 1, layer.hidden_size))
+            start[first + 1][...], hidden[first + 1][...] = log_t, 0
+            if isinstance(layer, LSTM):  # a GRU's z shuts out as much as it keeps
+                start[first][...], hidden[first][...] = -log_t, 0
+        layer._touch()
+    return model
+
+
+def _gated(model) -> list[LSTM | GRU]:
     gated = [layer for layer in _recurrent(model) if isinstance(layer, (LSTM, GRU))]
     if not gated:
         got = type(model).__name__
@@ -212,13 +273,7 @@ def forget_bias_(model, value=1.0):
             raise ValueError(
                 f"model: expected biases, got an {type(layer).__name__} with bias=False"
             )
-    for layer in gated:
-        # Both keep the state through their second gate: i f g o, r z n.
-        for kind, number in (("bias_ih", value), ("bias_hh", 0)):
-            for keep in _blocks(layer, kind)[1 :: layer._gates]:
-                keep[...] = number
-        layer._touch()
-    return model
+    return gated
 
 
 def _recurrent(model) -> list[Recurrent]:

@@ -613,7 +613,7 @@ def gru_backward(cache, dy=None, dhT=None, *, clip_step=None):
 
 
 def philox(counter, key):
-    """Philox 4x32-10, (F9) (F10): four random words of a counter of four and a key of two words.
+    """Philox 4x32-10, (F10) (F11): four random words of a counter of four and a key of two words.
 
     Examples
     --------
@@ -623,8 +623,8 @@ def philox(counter, key):
     (c0, c1, c2, c3), (k0, k1), low = counter, key, 0xFFFFFFFF
     for _ in range(10):
         p, q = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q & low, p >> 32 ^ c3 ^ k1, p & low  # (F9)
-        k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low  # (F10)
+        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q & low, p >> 32 ^ c3 ^ k1, p & low  # (F10)
+        k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low  # (F11)
     return [c0, c1, c2, c3]
 
 
@@ -638,7 +638,7 @@ def dropout(x, p, key, call=0, layer=0):
     x : ndarray
     p : float in [0, 1]
     key, call, layer : int
-        Which mask: the same numbers, the same elements (F11).
+        Which mask: the same numbers, the same elements (F12).
 
     Examples
     --------
@@ -649,7 +649,7 @@ def dropout(x, p, key, call=0, layer=0):
     low, blocks = 0xFFFFFFFF, range((x.size + 3) // 4)
     words = [philox([b & low, b >> 32, call & low, layer], [key & low, key >> 32]) for b in blocks]
     words = np.array(words, np.uint64).reshape(-1)[: x.size].reshape(x.shape)
-    kept = words >= int(p * 2**32)  # (F11)
+    kept = words >= int(p * 2**32)  # (F12)
     return x * np.where(kept, 0 if p == 1 else 1 / (1 - p), 0).astype(x.dtype)  # (F3)
 
 

@@ -30,7 +30,7 @@ class Dropout(Module):
 
     Notes
     -----
-    (F3) and (F9) to (F11) of docs/math.md. Srivastava et al., Dropout, JMLR 15, 2014. Masks are
+    (F3) and (F10) to (F12) of docs/math.md. Srivastava et al., Dropout, JMLR 15, 2014. Masks are
     words of Philox 4x32-10 (Salmon et al. 2011), by the position of an element in `x`.
 
     Examples
