@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from . import _core
+from .layers._checks import check_index, check_saved
 from .module import aligned_zeros, roots
 
 
@@ -89,13 +90,21 @@ class Optimizer:
         ValueError
             ``optimizer: expected the state of Adam, got that of SGD``,
             ``0.mean: expected 35 numbers of float32, got 12 of float32``,
-            ``optimizer: missing array 0.mean``, ``optimizer: unexpected array(s) 1.mean``.
+            ``optimizer: missing array 0.mean``, ``optimizer: unexpected array(s) 1.mean``,
+            ``optimizer: missing key(s): options``.
+        TypeError
+            ``optimizer: expected what state_dict() returned, got NoneType``.
         """
+        check_saved("optimizer", saved, ["class"])
         if saved["class"] != type(self).__name__:
             raise ValueError(
                 f"optimizer: expected the state of {type(self).__name__}, got that of "
                 f"{saved['class']}"
             )
+        check_saved("optimizer", saved, ["steps", "options", "arrays"])
+        check_saved("optimizer: options", saved["options"], self._options)
+        check_saved("optimizer: arrays", saved["arrays"])
+        steps = check_index("optimizer: steps", saved["steps"])
         options = {name: _checked(name, saved["options"][name]) for name in self._options}
         given = dict(saved["arrays"])
         loaded = [{} for _ in self._modules]
@@ -104,12 +113,12 @@ class Optimizer:
                 key = f"{i}.{name}"
                 if key in given:
                     arrays[name] = _copy_of(key, given.pop(key), module)
-                elif saved["steps"] and name not in self._optional:
+                elif steps and name not in self._optional:
                     raise ValueError(f"optimizer: missing array {key}")
         if given:
             raise ValueError(f"optimizer: unexpected array(s) {', '.join(sorted(given))}")
         self._arrays = loaded
-        self.steps = int(saved["steps"])
+        self.steps = steps
         for name, value in options.items():
             setattr(self, name, value)
 

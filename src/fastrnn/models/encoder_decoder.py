@@ -22,7 +22,7 @@ from ..layers import AdditiveAttention, Embedding, Linear
 from ..layers._checks import check_gradient, check_index, check_positive, check_stateless, generator
 from ..layers.container import Container
 from ..sampling import check_sampling, choose
-from .char_lm import CELLS, spawn_seeds
+from .char_lm import CELLS, check_cell, spawn_seeds
 
 
 class EncoderDecoder(Container):
@@ -53,7 +53,7 @@ class EncoderDecoder(Container):
         Target id that ends a sequence; put it at the end of each target. None: only the longest
         length ends one. `start` and `stop` may be the same id.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
 
     Attributes
     ----------
@@ -103,8 +103,7 @@ class EncoderDecoder(Container):
     ):
         self.source_size = check_positive("source_size", source_size)
         self.target_size = check_positive("target_size", target_size)
-        if cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+        check_cell(cell)
         self.hidden_size = H = check_positive("hidden_size", hidden_size)
         M = H if attention_size is None else check_positive("attention_size", attention_size)
         check_index("embedding", embedding)
