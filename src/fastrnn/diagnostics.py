@@ -21,7 +21,6 @@ import numpy as np
 
 from .layers import GRU, LSTM, RNN
 from .layers._checks import check_integer, check_real
-from .layers.recurrent import Recurrent
 
 __all__ = [
     "GateShare",
@@ -43,6 +42,7 @@ _SLOPE = {
     "relu": lambda h: (h > 0).astype(h.dtype),
     "sigmoid": lambda h: h * (1 - h),
 }
+# The cells whose Jacobians are known here, and their gates.
 _GATES = {RNN: "h", LSTM: "ifgo", GRU: "rzn"}
 
 
@@ -662,7 +662,7 @@ def _by_gate(layer, measure):
 
 
 def _check_layer(layer):
-    if not isinstance(layer, Recurrent):
+    if not isinstance(layer, tuple(_GATES)):
         raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
 
 
