@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
+from fastrnn.tasks import data as tasks
 
+RNG = np.random.default_rng(0)
 IDS = np.zeros((3, 6), int)
 
 
@@ -183,6 +185,15 @@ CASES = {
     "vocabulary": (lambda: fr.CharLM(3), "vocabulary: expected a str, got int"),
     "charlm_embedding": (lambda: fr.CharLM("abc", embedding=-1), "embedding: .* >= 0, got -1"),
     "charlm_cell": (lambda: fr.CharLM("abc", ["lstm"]), r"cell: expected one of .* \['lstm'\]"),
+    "stream": (lambda: fr.Stream(fr.Linear(3, 2)), "layer: expected an RNN, LSTM or GRU, got Lin"),
+    "memory_none": (lambda: fr.AdditiveAttention(2, 3, 4).reader(None), "memory: expected 3 axes"),
+    "adding_T": (lambda: tasks.adding(RNG, 1, 3), "T: expected an integer >= 2, got 1"),
+    "copying_T": (lambda: tasks.copying(RNG, 0, 3), "T: expected an integer >= 1, got 0"),
+    "copying_B": (lambda: tasks.copying(RNG, 2, "a"), "B: expected an integer >= 0, got str"),
+    "distance": (lambda: tasks.recall(RNG, 6, 2, 7), "distance: expected 1 to T = 6, got 7"),
+    "distance_0": (lambda: tasks.recall(RNG, 6, 2, 0), "distance: expected an integer >= 1, got 0"),
+    "symbols": (lambda: tasks.recall(RNG, 6, 2, 1, 0), "symbols: expected an integer >= 1, got 0"),
+    "bits": (lambda: tasks.binary_sums(RNG, 63, 1), "bits: expected 1 to 62, got 63"),
     "eps": (lambda: fr.gradcheck(model(), IDS, eps=0), "eps: expected a number above 0, got 0"),
 }
 

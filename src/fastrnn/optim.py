@@ -26,6 +26,19 @@ class Optimizer:
 
     `_options` names the attributes that are saved, `_memory` the arrays kept for each parameter,
     `_optional` those that only some options call for.
+
+    Parameters
+    ----------
+    model : Module or sequence of Modules
+    **options : float, bool or pair of floats
+        All of `_options`.
+
+    Raises
+    ------
+    TypeError
+        ``model: expected a Module or a sequence of Modules, got ndarray``.
+    ValueError
+        ``lr: expected a finite number of 0 or more, got -1``.
     """
 
     _options: tuple[str, ...] = ()
@@ -84,6 +97,11 @@ class Optimizer:
 
     def load_state_dict(self, saved: dict) -> None:
         """Take over what `state_dict` returned, options included; nothing on error.
+
+        Parameters
+        ----------
+        saved : dict
+            Of an optimizer of the same class over as many parameters.
 
         Raises
         ------
@@ -372,6 +390,11 @@ class AdamW(Adam):
     betas : (float, float), default (0.9, 0.999)
     eps : float, default 1e-8
     weight_decay : float, default 1e-2
+
+    Raises
+    ------
+    ValueError
+        As `Adam`.
 
     Notes
     -----

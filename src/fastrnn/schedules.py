@@ -51,6 +51,7 @@ class Schedule:
 
     @property
     def base_lr(self) -> float:
+        """The optimizer's rate before the schedule; assigning rescales the whole schedule."""
         return self._base_lr
 
     @base_lr.setter
@@ -82,6 +83,11 @@ class Schedule:
 
     def load_state_dict(self, saved: dict) -> None:
         """Go on where the schedule that gave this state stood; it sets the optimizer's rate.
+
+        Parameters
+        ----------
+        saved : dict
+            What `state_dict` of a schedule of the same class returned.
 
         Raises
         ------
@@ -314,6 +320,11 @@ class ReduceOnPlateau(Schedule):
 
     def step(self, loss=None):
         """Take an epoch's loss into account and set the optimizer's rate.
+
+        Parameters
+        ----------
+        loss : float
+            Infinity is a loss, too.
 
         Raises
         ------

@@ -301,6 +301,12 @@ class Trainer:
         -------
         ndarray, or list of ndarray
             y; of other data one y a chunk, in their order.
+
+        Raises
+        ------
+        ValueError
+            ``lengths: expected None, since the chunks of data have their own``, and whatever the
+            model says about its input.
         """
         if not hasattr(data, "epoch"):
             return self.model(data, None, **_keywords(lengths))[0]
@@ -309,11 +315,37 @@ class Trainer:
         return [y for y, _ in self._outputs(data)]
 
     def stop(self, reason: str) -> None:
-        """End the current `fit` after this step or epoch: for callbacks."""
+        """End the current `fit` after this step or epoch: for callbacks.
+
+        Parameters
+        ----------
+        reason : str
+            Kept in `stopped`.
+        """
         self.stopped = reason
 
     def train_step(self, x, target, lengths=None) -> float:
-        """Take one update from one chunk, starting from the carried state; return the loss."""
+        """Take one update from one chunk, starting from the carried state.
+
+        Parameters
+        ----------
+        x
+            As the model takes it.
+        target
+            As the loss takes it.
+        lengths : array-like of B integers, optional
+            For a model whose ``forward`` takes them.
+
+        Returns
+        -------
+        float
+            The loss, before the update.
+
+        Raises
+        ------
+        NonFiniteError
+            As `fit`: a loss or gradient that is not finite. The update was not made.
+        """
         p = self.progress
         self.model.zero_grad()
         y, state, tape = self.model.forward(x, self.state, **_keywords(lengths))
@@ -373,6 +405,11 @@ class Trainer:
         """Go on where the trainer that gave this `state_dict` stood.
 
         The states of callbacks are handed to those of the same class, now or at the next `fit`.
+
+        Parameters
+        ----------
+        saved : dict
+            Of a trainer with the same model, optimizer and kind of schedule.
 
         Raises
         ------

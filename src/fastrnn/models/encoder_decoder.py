@@ -62,6 +62,12 @@ class EncoderDecoder(Container):
         ``combine.weight``, ``output.weight``; with both directions ``bridge.weight`` (for an LSTM
         ``bridge_c.weight`` too), with embeddings ``embed_source.weight``, ``embed_target.weight``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what came: ``start: expected an id in [0, 12),
+        got 12``.
+
     Notes
     -----
     (E1) to (E15) of docs/math.md, which also tells how this differs from the paper: the context
@@ -193,6 +199,23 @@ class EncoderDecoder(Container):
         """Return the logits of every target, None, and a tape with ``tape.attention``.
 
         Teacher forcing: the decoder reads the targets, whatever it would have written.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+
+        Returns
+        -------
+        logits : ndarray (T, B, V)
+        state : None
+        tape : EncoderDecoderTape
+            ``tape.backward(dlogits)`` adds into `grads`; ``tape.attention`` is (T, B, S).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
         """
         return self._run(x, state, lengths, keep=True)
 
