@@ -33,23 +33,23 @@ const char *fr_status_text(fr_status status)
 
 /* ---- cells -------------------------------------------------------------------------------- */
 
-#define FR_RNN_TRAITS                                                                              \
-    {                                                                                              \
-        "rnn", 1, 0, 1, 0, {0, 0, 0, 0}, {0, -1, -1, -1}, {0, -1, -1, -1},                         \
-        {                                                                                          \
-            0, 0, 0, 0                                                                             \
-        }                                                                                          \
-    }
+/* clang-format off */
+#define FR_RNN_TRAITS {.name = "rnn", .gates = 1, .slots = 0, .dslots = 1, .phases = 1}
 
 const fr_cell_traits fr_cells[FR_CELLS] = {
     [FR_RNN_TANH] = FR_RNN_TRAITS,
     [FR_RNN_RELU] = FR_RNN_TRAITS,
     [FR_RNN_SIGMOID] = FR_RNN_TRAITS,
-    [FR_LSTM] = {"lstm", 4, 5, 4, 1, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 0, 0, 0}},
-    [FR_GRU] = {"gru", 3, 4, 4, 0, {0, 1, 3, 0}, {0, 1, 2, -1}, {0, 1, -1, 2}, {0, 0, 0, 0}},
-    [FR_GRU_BEFORE] =
-        {"gru_before", 3, 4, 3, 0, {0, 1, 2, 0}, {0, 1, 2, -1}, {0, 1, 2, -1}, {0, 0, 1, 0}},
+    [FR_LSTM] = {.name = "lstm", .gates = 4, .slots = 5, .dslots = 4, .phases = 1, .has_c = 1,
+                 .slot_of_gate_r = {0, 1, 2, 3}, .w_gate = {0, 1, 2, 3}, .r_gate = {0, 1, 2, 3}},
+    [FR_GRU] = {.name = "gru", .gates = 3, .slots = 4, .dslots = 4, .phases = 1, .splits_bias = 1,
+                .slot_of_gate_r = {0, 1, 3}, .w_gate = {0, 1, 2, -1}, .r_gate = {0, 1, -1, 2}},
+    [FR_GRU_BEFORE] = {.name = "gru_before", .gates = 3, .slots = 4, .dslots = 3, .phases = 2,
+                       .rh_slot = 3,
+                       .slot_of_gate_r = {0, 1, 2}, .w_gate = {0, 1, 2}, .r_gate = {0, 1, 2},
+                       .r_from_rh = {0, 0, 1}},
 };
+/* clang-format on */
 
 /* ---- sizes -------------------------------------------------------------------------------- */
 
@@ -319,7 +319,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     if (!backward) {
         if (cell->has_c && !training)
             call->c_start = place(&a, B, Hp, real, 1);
-        if (layer->cell == FR_GRU_BEFORE && !training)
+        if (cell->phases > 1 && !training) /* a later phase reads what an earlier one kept */
             call->gates = place(&a, B, (size_t)cell->slots, Hp, real);
         if (!tokens) {
             call->xw = place(&a, chunk_rows, G, Hp, real);

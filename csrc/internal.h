@@ -14,18 +14,26 @@
 
 /* ---- cells ------------------------------------------------------------------------------- */
 
-/* Columns of a row of dG, and where each goes: slot k is added to gate w_gate[k] of the input
- * weights and to gate r_gate[k] of the recurrent ones (-1: to none). LSTM's slots are its gates;
- * GRU (reset after) needs four, because the candidate's two halves have different gradients. */
+/* What the core knows of a cell besides its kernels; what a row of the table does not name is 0.
+ *
+ * The last three are of the columns of a row of dG, and where each goes: slot k is added to gate
+ * w_gate[k] of the input weights and to gate r_gate[k] of the recurrent ones (-1: to none). LSTM's
+ * slots are its gates; GRU (reset after) needs four, because the candidate's two halves have
+ * different gradients. */
+enum { FR_MAX_GATES = 4 };
+
 typedef struct fr_cell_traits {
     const char *name;
-    int gates;
-    int slots;  /* activations kept per unit for backward */
-    int dslots; /* gate gradients per unit */
+    int gates;  /* 1 .. FR_MAX_GATES: blocks of H rows in the weights */
+    int slots;  /* activations kept per unit for backward; c is one of them */
+    int dslots; /* gate gradients per unit, 1 .. FR_MAX_GATES */
+    int phases; /* CELL_PHASES: products a step makes one after the other */
     int has_c;
-    int slot_of_gate_r[4]; /* recurrent gate -> slot of dG that reaches h through it */
-    int w_gate[4], r_gate[4];
-    int r_from_rh[4]; /* the recurrent product of this slot read r*h, not h */
+    int splits_bias; /* the last gate's b_hh stays apart from its b_ih, behind all gates: GRU */
+    int rh_slot;     /* of the reserve: the r*h that a later phase multiplied; 0: none */
+    int slot_of_gate_r[FR_MAX_GATES]; /* recurrent gate -> slot of dG that reaches h through it */
+    int w_gate[FR_MAX_GATES], r_gate[FR_MAX_GATES];
+    int r_from_rh[FR_MAX_GATES]; /* the recurrent product of this slot read r*h, not h */
 } fr_cell_traits;
 
 extern const fr_cell_traits fr_cells[FR_CELLS];
@@ -82,7 +90,7 @@ typedef struct fr_packed_layout {
     size_t R;     /* [panel][gate][H][NR]   forward, recurrent */
     size_t W;     /* [panel][gate][I][NR]   forward, input */
     size_t table; /* [I][gate][Hp]          forward, one row per token, bias included */
-    size_t bias;  /* [4][Hp]                per gate b_ih + b_hh; GRU: n has b_in, slot 3 b_hn */
+    size_t bias;  /* [4][Hp]                per gate b_ih + b_hh; see splits_bias */
     size_t Rb;    /* [panel of H][gate][H][NR]   backward to h */
     size_t Wb;    /* [panel of I][gate][H][NR]   backward to x */
     size_t plain; /* [gate][Hp][I]          input weights for a foreign BLAS */

@@ -49,7 +49,6 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const fr_cell_traits *cell = &fr_cells[layer->cell];
     const int real_bytes = layer->dtype == FR_F64 ? 8 : 4;
     const int64_t P = (layer->hidden_size + panel - 1) / panel;
-    const int phases = layer->cell == FR_GRU_BEFORE ? 2 : 1;
     const int64_t steps = T > 0 ? T : 1;
     /* Products over time are shared evenly by any plan, so only their size matters here. */
     const double batched =
@@ -65,7 +64,7 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                                         layer->hidden_size, panel, real_bytes) +
                             batched / n;
             if (units > 1)
-                cycles += BARRIER_CYCLES * phases;
+                cycles += BARRIER_CYCLES * cell->phases;
             cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n : 0);
             if (least == 0 || cycles < least) {
                 least = cycles;

@@ -329,11 +329,25 @@ def test_gate_shares_do_not_count_padding():
             lambda layer, x: diagnostics.gate_saturation(build("rnn_relu"), x),
             "relu does not saturate",
         ),
+        (lambda layer, x: diagnostics.jacobian(layer, x, "a", 0), "^t: expected an integer, got"),
+        (lambda layer, x: diagnostics.jacobian(layer, x, 3, 1.5), "^k: expected an integer, got"),
+        (lambda layer, x: diagnostics.jacobian_norms(layer, x, t=1.5), "^t: expected an integer"),
+        (
+            lambda layer, x: diagnostics.gate_saturation(layer, x, low="a"),
+            "^low: expected a number from 0 to 1, got str",
+        ),
+        (
+            lambda layer, x: diagnostics.gate_saturation(layer, x, high=None),
+            "^high: expected a number from 0 to 1, got NoneType",
+        ),
+        (lambda layer, x: diagnostics.gradient_flow(layer, x, x), "^dy: expected shape"),
+        (lambda layer, x: diagnostics.gradient_flow(layer, x, dstate=3), "^dh: expected"),
+        (lambda layer, x: layer.forward(x)[2].trace, "^tape.trace: .* without trace=True"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
     layer = build("rnn_tanh")
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((AttributeError, TypeError, ValueError), match=message):
         call(layer, inputs(layer)[0])
 
 
@@ -347,3 +361,70 @@ def test_looking_inside_leaves_parameters_and_gradients_alone(cell):
     diagnostics.spectral_radius(layer)
     diagnostics.gradient_flow(layer, x, dstate=state)
     np.testing.assert_array_equal(before, (layer._flat, layer._flat_grad))
+
+
+WALKS = {
+    "step_jacobians": diagnostics.step_jacobians,
+    "jacobian": lambda layer, x, **options: diagnostics.jacobian(layer, x, 2, 1, **options),
+    "jacobian_norms": diagnostics.jacobian_norms,
+    "jacobian_factor": diagnostics.jacobian_factor,
+    "gate_saturation": diagnostics.gate_saturation,
+    "gradient_flow": lambda layer, x, **options: diagnostics.gradient_flow(
+        layer, x, dstate=np.ones((1, 2, 5)), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("function", WALKS)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layer": None},
+        {"layer": "gru"},
+        {"layer": fr.GRU},
+        {"x": None},
+        {"x": "a"},
+        {"x": np.zeros((6, 2, 4))},
+        {"x": np.zeros((6, 2))},
+        {"state": "a"},
+        {"state": np.zeros((1, 3, 5))},
+        {"lengths": "a"},
+        {"lengths": [7, 1]},
+        {"reset": 3},
+        {"reset": np.zeros((2, 6), bool)},
+    ],
+    ids=lambda wrong: "-".join(f"{name}_{type(value).__name__}" for name, value in wrong.items()),
+)
+def test_whatever_walks_over_a_sequence_names_what_is_wrong(function, wrong):
+    layer = build("gru")
+    arguments = {"layer": layer, "x": np.ones((6, 2, 3)), **wrong}
+    before = layer.dropout, layer._flat_grad.copy()
+    name = next(iter(wrong)).replace("state", "h")  # the state of a GRU is h alone
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
+        WALKS[function](arguments.pop("layer"), arguments.pop("x"), **arguments)
+    assert layer.dropout == before[0]
+    np.testing.assert_array_equal(layer._flat_grad, before[1])
+
+
+@pytest.mark.parametrize("function", sorted(set(WALKS) - {"gate_saturation", "gradient_flow"}))
+@pytest.mark.parametrize("index", ["a", None, 1.5, -1])
+def test_an_index_that_is_none_is_refused_by_name(function, index):
+    with pytest.raises((TypeError, ValueError), match=r"^index: expected"):
+        WALKS[function](build("gru"), np.ones((6, 2, 3)), index=index)
+
+
+@pytest.mark.parametrize("function", [diagnostics.spectral_norm, diagnostics.spectral_radius])
+@pytest.mark.parametrize("layer", [None, "a", 3, fr.Linear(2, 3), fr.GRU])
+def test_a_spectrum_is_refused_of_what_is_not_recurrent(function, layer):
+    with pytest.raises(TypeError, match=r"^layer: expected an RNN, LSTM or GRU, got "):
+        function(layer)
+
+
+@pytest.mark.parametrize("function", [diagnostics.spectral_norm, diagnostics.spectral_radius])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_spectrum_of_what_is_not_finite_is_nan_for_that_gate_alone(function, value):
+    layer = build("gru")
+    layer.params["weight_hh_l0"][0, 0] = value
+    found = function(layer)["weight_hh_l0"]
+    assert np.isnan(found["r"])
+    assert found["z"] > 0 and found["n"] > 0

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
+from fastrnn.tasks import data as tasks
 
+RNG = np.random.default_rng(0)
 IDS = np.zeros((3, 6), int)
 
 
@@ -21,6 +23,30 @@ def attempt(call):
     return lambda: call(trainer(), fr.Batches(IDS, IDS))
 
 
+def over_another_model():
+    return fr.optim.Adam(model(), 1e-3)
+
+
+def plateau():
+    return fr.schedules.ReduceOnPlateau(fr.optim.SGD(model(), 0.1))
+
+
+def window():
+    return next(iter(fr.tbptt(np.ones((4, 2, 5), np.float32), 2)))
+
+
+def generate(*args, **options):
+    return fr.CharLM("abc", "gru", 4, seed=0).generate(*args, **options)
+
+
+def with_schedule_of_another():
+    net = model()
+    one, other = fr.optim.Adam(net, 1e-3), fr.optim.Adam(net, 1e-3)
+    return fr.Trainer(net, one, schedule=fr.schedules.StepLR(other, 3))
+
+
+LOGITS = np.zeros((2, 3))
+TOO_LARGE = np.array([1, 2**64 - 100], np.uint64)  # as an int64 it would be -100
 RAGGED = "expected an array, got a list with rows of different length"
 CASES = {
     "clip_text": (lambda: trainer(clip="a"), "clip: expected a norm >= 0, got str"),
@@ -64,8 +90,132 @@ CASES = {
         lambda: fr.EncoderDecoder(3, 3, "gru", 4).generate(IDS, temperature="a"),
         "temperature: expected a number >= 0, got str",
     ),
+    "ignored_huge": (
+        lambda: fr.cross_entropy(LOGITS, np.array([0, 1]), 2**70),
+        "ignore_index: expected an integer of 64 bits, got 1180591620717411303424",
+    ),
+    "ignored_text": (
+        lambda: fr.cross_entropy(LOGITS, np.array([0, 1]), "a"),
+        "ignore_index: expected an integer, got str",
+    ),
+    "ignored_fraction": (
+        lambda: fr.cross_entropy(LOGITS, np.array([0, 1]), 1.5),
+        "ignore_index: expected an integer, got float",
+    ),
+    "targets_uint64": (
+        lambda: fr.cross_entropy(LOGITS, TOO_LARGE),
+        r"targets: expected values in \[0, 3\) .* got 18446744073709551516 at position 1",
+    ),
+    "accuracy_targets": (
+        lambda: fr.accuracy(LOGITS, [0.5, 1]),
+        "targets: expected integers, got float64",
+    ),
+    "accuracy_logits": (lambda: fr.accuracy("a", 0), "logits: expected real numbers, got <U1"),
+    "accuracy_none": (lambda: fr.accuracy(np.ones((2, 0)), [0, 0]), "logits: .* one class"),
+    "accuracy_ignored": (lambda: fr.accuracy(LOGITS, [0, 1], "a"), "ignore_index: .* got str"),
+    "callbacks": (lambda: trainer(callbacks=3), "callbacks: expected Callback .* got int"),
+    "callback": (lambda: trainer(callbacks=[None]), "callbacks: expected Callback .* got NoneType"),
+    "callback_class": (
+        lambda: trainer(callbacks=[fr.callbacks.EarlyStopping]),
+        "callbacks: expected Callback objects, got the class EarlyStopping",
+    ),
+    "metrics": (lambda: trainer(metrics=3), "metrics: expected callables by name .* got int"),
+    "metrics_text": (lambda: trainer(metrics="a"), "metrics: expected callables .* got str"),
+    "schedule": (lambda: trainer(schedule="a"), "schedule: expected one of .*schedules, got str"),
+    "schedule_over": (with_schedule_of_another, "schedule: expected one over the trainer's opt"),
+    "optimizer_over": (
+        lambda: fr.Trainer(model(), over_another_model()),
+        "optimizer: expected one over parameters of the model, got Adam over those of another",
+    ),
+    "optimizer_class": (
+        lambda: fr.Trainer(model(), fr.optim.Adam),
+        r"optimizer: expected an object with step\(\), got the class Adam",
+    ),
+    "trainer_none": (lambda: trainer().load_state_dict(None), "trainer: .* got NoneType"),
+    "trainer_empty": (
+        lambda: trainer().load_state_dict({}),
+        r"trainer: missing key\(s\): optimizer, progress, state",
+    ),
+    "optimizer_none": (
+        lambda: over_another_model().load_state_dict(None),
+        r"optimizer: expected what state_dict\(\) returned, got NoneType",
+    ),
+    "optimizer_empty": (
+        lambda: over_another_model().load_state_dict({}),
+        r"optimizer: missing key\(s\): class",
+    ),
+    "optimizer_partly": (
+        lambda: over_another_model().load_state_dict({"class": "Adam", "steps": 0}),
+        r"optimizer: missing key\(s\): options, arrays",
+    ),
+    "optimizer_options": (
+        lambda: over_another_model().load_state_dict(
+            {"class": "Adam", "steps": 0, "options": {}, "arrays": {}}
+        ),
+        r"optimizer: options: missing key\(s\): lr, betas, eps, weight_decay",
+    ),
+    "schedule_none": (lambda: plateau().load_state_dict(None), "schedule: .* got NoneType"),
+    "schedule_empty": (
+        lambda: plateau().load_state_dict({}),
+        r"schedule: missing key\(s\): class",
+    ),
+    "schedule_text": (
+        lambda: plateau().load_state_dict(plateau().state_dict() | {"best": "a"}),
+        "best: expected a number, got str",
+    ),
+    "stopping_empty": (
+        lambda: fr.callbacks.EarlyStopping().load_state_dict({}),
+        r"EarlyStopping: missing key\(s\): best, waited",
+    ),
+    "patience": (lambda: fr.callbacks.EarlyStopping("a"), "patience: expected an integer .* str"),
+    "random_state": (
+        lambda: fr.Dropout(0.5).load_random_state(None),
+        r"random_state: expected 2 integers from 0 to 2\*\*64 - 1, got None",
+    ),
+    "plateau_text": (lambda: plateau().step("a"), "loss: expected a number, got str"),
+    "plateau_array": (lambda: plateau().step(np.ones(2)), "loss: expected a number, got ndarray"),
+    "window": (
+        lambda: window().forward(None),
+        r"model: expected an object with forward\(\), got NoneType",
+    ),
+    "prime": (lambda: generate(3), "prime: expected a str, got int"),
+    "length": (lambda: generate(length="a"), "length: expected an integer >= 0, got str"),
+    "length_half": (lambda: generate(length=2.5), "length: expected an integer >= 0, got float"),
+    "generate_seed": (lambda: generate("a", 2, seed="a"), "seed: expected None, an integer"),
+    "vocabulary": (lambda: fr.CharLM(3), "vocabulary: expected a str, got int"),
+    "charlm_embedding": (lambda: fr.CharLM("abc", embedding=-1), "embedding: .* >= 0, got -1"),
+    "charlm_cell": (lambda: fr.CharLM("abc", ["lstm"]), r"cell: expected one of .* \['lstm'\]"),
+    "stream": (lambda: fr.Stream(fr.Linear(3, 2)), "layer: expected an RNN, LSTM or GRU, got Lin"),
+    "memory_none": (lambda: fr.AdditiveAttention(2, 3, 4).reader(None), "memory: expected 3 axes"),
+    "adding_T": (lambda: tasks.adding(RNG, 1, 3), "T: expected an integer >= 2, got 1"),
+    "copying_T": (lambda: tasks.copying(RNG, 0, 3), "T: expected an integer >= 1, got 0"),
+    "copying_B": (lambda: tasks.copying(RNG, 2, "a"), "B: expected an integer >= 0, got str"),
+    "distance": (lambda: tasks.recall(RNG, 6, 2, 7), "distance: expected 1 to T = 6, got 7"),
+    "distance_0": (lambda: tasks.recall(RNG, 6, 2, 0), "distance: expected an integer >= 1, got 0"),
+    "symbols": (lambda: tasks.recall(RNG, 6, 2, 1, 0), "symbols: expected an integer >= 1, got 0"),
+    "bits": (lambda: tasks.binary_sums(RNG, 63, 1), "bits: expected 1 to 62, got 63"),
     "eps": (lambda: fr.gradcheck(model(), IDS, eps=0), "eps: expected a number above 0, got 0"),
 }
+
+for name, options in (
+    ("Constant", ()),
+    ("StepLR", (3,)),
+    ("CosineWithWarmup", (3,)),
+    ("ReduceOnPlateau", ()),
+):
+    CASES[f"{name}_over_none"] = (
+        lambda name=name, options=options: getattr(fr.schedules, name)(None, *options),
+        "optimizer: expected an optimizer of fastrnn.optim, got NoneType",
+    )
+for seed in ("a", 2.5, -1):
+    for name, build in (
+        ("CharLM", lambda seed: fr.CharLM("abc", "gru", 4, seed=seed)),
+        ("EncoderDecoder", lambda seed: fr.EncoderDecoder(3, 3, "gru", 4, seed=seed)),
+    ):
+        CASES[f"{name}_seed_{seed}"] = (
+            lambda build=build, seed=seed: build(seed),
+            f"seed: expected None, an integer >= 0 or a numpy Generator, got {seed!r}",
+        )
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -82,3 +232,50 @@ def test_a_fit_that_is_refused_changes_nothing():
         t.fit(fr.Batches(IDS, IDS), 3, epochs=1)
     assert t.progress.step == 0
     assert all(np.array_equal(before[name], now) for name, now in t.model.state_dict().items())
+
+
+def test_no_callbacks_and_no_metrics_may_be_written_as_none():
+    t = trainer(callbacks=None, metrics=None)
+    assert t.fit(fr.Batches(IDS, IDS), epochs=1)[0]["step"] == 1
+
+
+@pytest.mark.parametrize("part", ["a layer", "more than the model"])
+def test_an_optimizer_may_be_over_a_part_of_the_model_or_over_more(part):
+    net = model()
+    over = net.layers[1] if part == "a layer" else [net, model()]
+    before = net.state_dict()
+    fr.Trainer(net, fr.optim.SGD(over, 0.1)).fit(fr.Batches(IDS, IDS), steps=1)
+    moved = {name for name, now in net.state_dict().items() if (now != before[name]).any()}
+    assert "1.bias" in moved
+    assert ("0.weight_hh_l0" in moved) == (part != "a layer")
+
+
+@pytest.mark.parametrize("wrong", ["random", "schedule", "progress"])
+def test_a_training_state_that_is_refused_changes_nothing(wrong):
+    def make():
+        net = fr.Sequential(fr.GRU(5, 4, seed=0), fr.Dropout(0.5, seed=0), fr.Linear(4, 5, seed=0))
+        adam = fr.optim.Adam(net, 1e-3)
+        return fr.Trainer(net, adam, schedule=fr.schedules.StepLR(adam, 1))
+
+    first, second = make(), make()
+    first.fit(fr.Batches(IDS, IDS), epochs=2)
+    saved = first.state_dict()
+    saved[wrong] = {"random": [1], "schedule": {"class": "StepLR"}, "progress": {"a": 1}}[wrong]
+    with pytest.raises(ValueError, match=rf"^(trainer: )?{wrong}"):
+        second.load_state_dict(saved)
+    assert second.optimizer.steps == second.schedule.steps == second.progress.step == 0
+    assert second.model.random_state == make().model.random_state
+    assert second.history == []
+
+
+@pytest.mark.parametrize("kind", ["CharLM", "EncoderDecoder"])
+def test_a_generator_gives_the_layers_different_weights_and_the_next_model_others(kind):
+    build = {
+        "CharLM": lambda seed: fr.CharLM("abcd", "rnn", 4, seed=seed),
+        "EncoderDecoder": lambda seed: fr.EncoderDecoder(4, 4, "rnn", 4, seed=seed),
+    }[kind]
+    rng = np.random.default_rng(0)
+    first, second = build(rng), build(rng)
+    again = build(np.random.default_rng(0))
+    assert np.array_equal(first._flat, again._flat)
+    assert not np.array_equal(first._flat, second._flat)

@@ -145,8 +145,23 @@ def test_the_engine_runs_with_the_new_weights():
         (lambda m: fr.rescale_recurrent_(fr.Linear(2, 2), 0, 1), "got Linear"),
         (lambda m: fr.rescale_recurrent_(m, 0, 1, lengths=[1]), "lengths: expected x"),
         (lambda m: fr.rescale_recurrent_(m, 0, 1, data(T=0)), "x: expected at least one step"),
+        (lambda m: fr.rescale_recurrent_(m, "a", 1), "^lower: expected a number .* got str"),
+        (lambda m: fr.rescale_recurrent_(m, 0, None), "^upper: expected a number .* NoneType"),
+        (lambda m: fr.rescale_recurrent_(m, np.inf, np.inf), "^lower: expected a finite number"),
+        (lambda m: fr.rescale_recurrent_(None, 0, 1), "^model: expected an RNN, .* got NoneType"),
+        (lambda m: fr.rescale_recurrent_(fr.GRU, 0, 1), "^model: expected an RNN, .* got type"),
+        (lambda m: fr.rescale_recurrent_(m, 0, 1, "a"), "^x: expected"),
+        (lambda m: fr.rescale_recurrent_(m, 0, 1, data()[:, :, :1]), "^x: expected shape"),
+        (lambda m: fr.rescale_recurrent_(m, 0, 1, data(), "a"), "^lengths: expected integers"),
+        (
+            lambda m: fr.rescale_recurrent_(m, 0, 1, data() * np.nan),
+            "^weight_hh_l0: the factor is nan, expected finite weights and finite x",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
+    layer = build("rnn_tanh")
+    before = layer._flat.copy()
     with pytest.raises((TypeError, ValueError), match=message):
-        call(build("rnn_tanh"))
+        call(layer)
+    np.testing.assert_array_equal(layer._flat, before)

@@ -243,3 +243,14 @@ def test_a_gradient_of_another_number_of_steps_is_refused():
 def test_data_without_targets_has_none():
     with pytest.raises(AttributeError, match="target: the data of tbptt has only one array"):
         next(fr.tbptt(X, 4)).target  # noqa: B018
+
+
+def test_no_gradient_of_a_window_gives_what_zeros_give():
+    model = fr.GRU(3, 4, seed=0)
+    windows = iter(fr.tbptt(np.ones((6, 2, 3), np.float32), 2, 4))
+    next(windows).forward(model)
+    window = next(windows)
+    y = window.forward(model)
+    of_none, of_zeros = window.backward(None), window.backward(np.zeros_like(y))
+    np.testing.assert_array_equal(of_none, of_zeros)
+    assert not model._flat_grad.any()

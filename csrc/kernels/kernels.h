@@ -22,14 +22,22 @@
 
 #define FR_STRING_(x) #x
 #define FR_STRING(x) FR_STRING_(x)
+/* clang-format off */
+#define FR_CELLS_OF(pass, t)                                                                       \
+    {                                                                                              \
+        [FR_RNN_TANH] = rnn_##pass##_##t,                                                          \
+        [FR_RNN_RELU] = rnn_##pass##_##t,                                                          \
+        [FR_RNN_SIGMOID] = rnn_##pass##_##t,                                                       \
+        [FR_LSTM] = lstm_##pass##_##t,                                                             \
+        [FR_GRU] = gru_##pass##_##t,                                                               \
+        [FR_GRU_BEFORE] = gru_before_##pass##_##t,                                                 \
+    }
+/* clang-format on */
 #define FR_TYPED(t, size)                                                                          \
     {                                                                                              \
         FR_VBYTES ? FR_VBYTES / size : 1, FR_NV *(FR_VBYTES ? FR_VBYTES / size : 1), pack_##t,     \
-            {rnn_forward_##t,  rnn_forward_##t, rnn_forward_##t,                                   \
-             lstm_forward_##t, gru_forward_##t, gru_before_forward_##t},                           \
-            {rnn_backward_##t,  rnn_backward_##t, rnn_backward_##t,                                \
-             lstm_backward_##t, gru_backward_##t, gru_before_backward_##t},                        \
-            gemm_##t, attention_scores_##t, attention_backward_##t, activation_##t                 \
+            FR_CELLS_OF(forward, t), FR_CELLS_OF(backward, t), gemm_##t, attention_scores_##t,     \
+            attention_backward_##t, activation_##t                                                 \
     }
 
 #define FR_POINTWISE_OF(t)                                                                         \

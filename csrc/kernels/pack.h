@@ -29,7 +29,7 @@ static void NAME(pack)(const fr_layer *layer, int use, char *packed, const fr_pa
     const ptrdiff_t P = (H + NR - 1) / NR, Hp = P * NR;
     const real *w_ih = weights->w_ih, *w_hh = weights->w_hh;
     const real *b_ih = weights->b_ih, *b_hh = weights->b_hh;
-    const int split_n = layer->cell == FR_GRU; /* the candidate's two biases stay apart */
+    const int splits = fr_cells[layer->cell].splits_bias;
 
     if (use & (FR_USE_DENSE | FR_USE_TOKENS)) {
         real *bias = (real *)(packed + at->bias), *R = (real *)(packed + at->R);
@@ -37,9 +37,10 @@ static void NAME(pack)(const fr_layer *layer, int use, char *packed, const fr_pa
         for (ptrdiff_t g = 0; g < G; g++)
             for (ptrdiff_t u = 0; u < H; u++) {
                 const real bi = b_ih ? b_ih[g * H + u] : 0, bh = b_hh ? b_hh[g * H + u] : 0;
-                bias[g * Hp + u] = split_n && g == 2 ? bi : bi + bh;
-                if (split_n && g == 2)
-                    bias[3 * Hp + u] = bh;
+                const int apart = splits && g == G - 1;
+                bias[g * Hp + u] = apart ? bi : bi + bh;
+                if (apart)
+                    bias[G * Hp + u] = bh;
             }
         for (ptrdiff_t p = 0; p < P; p++)
             for (ptrdiff_t g = 0; g < G; g++)

@@ -378,7 +378,7 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
                                  ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1,
                                  const fr_sums *sums, real *work)
 {
-    const real *const *rh = fr_cells[call->layer.cell].r_from_rh[2] ? c->rh : NULL;
+    const real *const *rh = fr_cells[call->layer.cell].rh_slot ? c->rh : NULL;
     const real *const *x = call->x.p ? c->x : NULL;
     if (call->grads.w_ih && u1 > u0) {
         if (call->blas)

@@ -188,7 +188,8 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
                 const int64_t t = fr_time(rows, s, j);
                 c->dg[n] = dg + n * cell->dslots * call->Hp;
                 c->h[n] = NAME(h_before)(call, s, j);
-                c->rh[n] = cell->r_from_rh[2] ? NAME(reserve_row)(call, s, j) + 3 * call->Hp : NULL;
+                c->rh[n] =
+                    cell->rh_slot ? NAME(reserve_row)(call, s, j) + cell->rh_slot * call->Hp : NULL;
                 if (call->x.p)
                     c->x[n] = NAME(at)(&call->x, t, b);
                 else

@@ -1,5 +1,5 @@
 /* typed.h: every kernel for one element type. The order is that of dependence; a new cell is
- * one more line here and one in the table of kernels.h. */
+ * one more line here and one in FR_CELLS_OF of kernels.h. */
 #include "kernels/vec.h"
 
 #include "kernels/vmath.h"

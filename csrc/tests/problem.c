@@ -9,8 +9,9 @@
 const char *const answer_names[ANSWERS] = {
     "y",   "hT",  "cT",    "slot 0", "slot 1", "slot 2", "slot 3",     "slot 4",    "dx",
     "dh0", "dc0", "dW_ih", "dW_hh",  "db_ih",  "db_hh",  "dh by step", "dc by step"};
-const char *const cell_names[FR_CELLS] = {"rnn tanh", "rnn relu", "rnn sigmoid",
-                                          "lstm",     "gru",      "gru before"};
+const char *const cell_names[FR_CELLS] = {
+    [FR_RNN_TANH] = "rnn tanh", [FR_RNN_RELU] = "rnn relu", [FR_RNN_SIGMOID] = "rnn sigmoid",
+    [FR_LSTM] = "lstm",         [FR_GRU] = "gru",           [FR_GRU_BEFORE] = "gru before"};
 
 int cell_gates(fr_cell cell)
 {

@@ -1,9 +1,15 @@
 # Engine and Tape: a recurrent stack (all layers, both directions) as one call each way.
 # Included by _core.pyx.
 
+# A cell's constant, and what a trace calls the slots of its reserve (fr_read_reserve) from the first
+# on: the gates, then c, by which a state of two parts is known. Slots without a name are not shown.
 _CELLS = {
-    "rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "rnn_sigmoid": FR_RNN_SIGMOID,
-    "lstm": FR_LSTM, "gru": FR_GRU, "gru_before": FR_GRU_BEFORE,
+    "rnn_tanh": (FR_RNN_TANH, ""),
+    "rnn_relu": (FR_RNN_RELU, ""),
+    "rnn_sigmoid": (FR_RNN_SIGMOID, ""),
+    "lstm": (FR_LSTM, "ifgoc"),
+    "gru": (FR_GRU, "rzn"),
+    "gru_before": (FR_GRU_BEFORE, "rzn"),
 }
 _blas_serial = 0
 
@@ -59,7 +65,7 @@ cdef class Engine:
     """
     cdef readonly int64_t input_size, hidden_size
     cdef readonly int L, D
-    cdef int gates
+    cdef str slots  # one letter each
     cdef readonly bint batch_first, has_c
     cdef readonly object dtype
     cdef int typenum
@@ -71,13 +77,13 @@ cdef class Engine:
                  bint bidirectional, bint batch_first, dtype):
         cdef Cell c
         self.input_size, self.hidden_size, self.L, self.D = input_size, hidden_size, num_layers, 1 + bidirectional
-        self.batch_first, self.has_c, self.dtype = batch_first, cell == "lstm", np.dtype(dtype)
-        self.gates = 4 if self.has_c else 3 if cell.startswith("gru") else 1
+        constant, self.slots = _CELLS[cell]
+        self.batch_first, self.has_c, self.dtype = batch_first, "c" in self.slots, np.dtype(dtype)
         self.typenum = cnp.NPY_FLOAT if self.dtype == np.float32 else cnp.NPY_DOUBLE
         self.cells = []
         for i in range(self.L * self.D):
             c = Cell()
-            c.layer.cell = _CELLS[cell]
+            c.layer.cell = constant
             c.layer.dtype = FR_F32 if self.dtype == np.float32 else FR_F64
             c.layer.input_size = self.input_size if i < self.D else self.hidden_size * self.D
             c.layer.hidden_size = self.hidden_size
@@ -335,10 +341,6 @@ def _check_clip_step(clip_step):
                      f"got {clip_step!r}")
 
 
-# Where a cell's slots of the reserve are (fr_read_reserve): its gates, then c.
-_GATES = {4: "ifgo", 3: "rzn", 1: ""}
-
-
 @cython.final
 cdef class Tape:
     """What `backward` needs of one `forward`. Read-only: it may be run any number of times, and
@@ -384,8 +386,7 @@ cdef class Tape:
         for index in range(e.L * e.D):
             y = self.outputs[index // e.D][..., index % e.D * H:(index % e.D + 1) * H]
             h[index] = y.swapaxes(0, 1) if e.batch_first else y
-        names = _GATES[e.gates] + ("c" if e.has_c else "")
-        slots = {name: self._per_step() for name in names}
+        slots = {name: self._per_step() for name in e.slots}
         for slot, array in enumerate(slots.values()):
             for index in range(e.L * e.D):
                 cell, reserve = self.cells[index], self.reserves[index]

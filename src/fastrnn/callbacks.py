@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import remove_temporaries, save, write_whole
+from .layers._checks import check_real, check_saved
 from .resume import last_path, save_training
 from .training import Callback
 
@@ -257,9 +258,10 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience=5, min_delta=0.0, monitor="val_loss", mode="min"):
-        if patience != int(patience) or patience < 1:
+        check_real("patience", patience, "an integer of at least 1")
+        if not patience >= 1 or patience != patience // 1:
             raise ValueError(f"patience: expected an integer of at least 1, got {patience}")
-        if not min_delta >= 0:
+        if not check_real("min_delta", min_delta, "a number of at least 0") >= 0:
             raise ValueError(f"min_delta: expected a number of at least 0, got {min_delta}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode: expected 'min' or 'max', got {mode!r}")
@@ -271,6 +273,7 @@ class EarlyStopping(Callback):
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, saved):
+        check_saved("EarlyStopping", saved, ["best", "waited"])
         self.best, self.waited = saved["best"], saved["waited"]
 
     def on_begin(self, trainer):

@@ -69,6 +69,8 @@ class Vocabulary:
     ------
     ValueError
         If the characters are not sorted and distinct, or there are none.
+    TypeError
+        ``vocabulary: expected a str, got NoneType``.
 
     Examples
     --------
@@ -81,6 +83,7 @@ class Vocabulary:
     """
 
     def __init__(self, characters: str):
+        _check_text("vocabulary", characters)
         if not characters or list(characters) != sorted(set(characters)):
             raise ValueError(
                 f"vocabulary: expected sorted and distinct characters, got {characters!r}"
@@ -113,7 +116,10 @@ class Vocabulary:
         ------
         ValueError
             If characters of the text are not in the vocabulary; the message names them.
+        TypeError
+            ``text: expected a str, got bytes``.
         """
+        _check_text(name, text)
         points = _code_points(text)
         ids = np.searchsorted(self._points, points)
         ids[ids == len(self)] = 0
@@ -130,6 +136,11 @@ class Vocabulary:
     def decode(self, ids) -> str:
         """Return the text that a sequence of ids in [0, len(self)) stands for."""
         return "".join(self.characters[i] for i in ids)
+
+
+def _check_text(name, text) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a str, got {type(text).__name__}")
 
 
 def split(ids: np.ndarray, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:

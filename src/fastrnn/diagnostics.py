@@ -14,14 +14,13 @@ range (`fastrnn.rescale_recurrent_`), and clipping (`fastrnn.clip`).
 
 from __future__ import annotations
 
-import operator
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
 from .layers import GRU, LSTM, RNN
-from .layers.recurrent import Recurrent
+from .layers._checks import check_integer, check_real
 
 __all__ = [
     "GateShare",
@@ -43,6 +42,7 @@ _SLOPE = {
     "relu": lambda h: (h > 0).astype(h.dtype),
     "sigmoid": lambda h: h * (1 - h),
 }
+# The cells whose Jacobians are known here, and their gates.
 _GATES = {RNN: "h", LSTM: "ifgo", GRU: "rzn"}
 
 
@@ -121,7 +121,8 @@ def step_jacobians(layer, x, state=None, lengths=None, reset=None, *, index=0) -
     Raises
     ------
     TypeError
-        ``layer: expected an RNN, LSTM or GRU, got Linear``.
+        ``layer: expected an RNN, LSTM or GRU, got Linear``, ``index: expected an integer, got
+        str``.
     ValueError
         ``index: expected 0 to 1, got 2``, and whatever the layer says about `x`.
 
@@ -163,6 +164,8 @@ def jacobian(layer, x, t, k, state=None, lengths=None, reset=None, *, index=0) -
     ------
     ValueError
         ``t, k: expected 0 <= k <= t <= 5, got t=3, k=4``.
+    TypeError
+        ``t: expected an integer, got float``; both also as `step_jacobians`.
 
     Notes
     -----
@@ -178,8 +181,8 @@ def jacobian(layer, x, t, k, state=None, lengths=None, reset=None, *, index=0) -
     >>> [diagnostics.jacobian(layer, x, t, 0).item() for t in range(4)]
     [1.0, 1.5, 2.25, 3.375]
     """
+    t, k = check_integer("t", t), check_integer("k", k)
     walk = _walk(layer, x, state, lengths, reset, index)
-    t, k = operator.index(t), operator.index(k)
     if not 0 <= k <= t <= walk.T:
         raise ValueError(f"t, k: expected 0 <= k <= t <= {walk.T}, got t={t}, k={k}")
     product = np.broadcast_to(np.eye(walk.S), (walk.B, walk.S, walk.S)).copy()
@@ -208,6 +211,13 @@ def jacobian_norms(
     JacobianNorms
         With t + 1 distances, 0 to t. What is larger than float64 holds is infinity.
 
+    Raises
+    ------
+    ValueError
+        ``t: expected 0 to 5, got 6``.
+    TypeError
+        ``t: expected an integer, got float``; both also as `step_jacobians`.
+
     Notes
     -----
     (D8) to (D11); norm <= bound <= weight_bound, up to rounding. The Jacobians are made one step at
@@ -223,8 +233,9 @@ def jacobian_norms(
     >>> result.norm[:, 0].round(2).tolist()
     [1.0, 0.9, 0.81, 0.73, 0.66]
     """
+    t = None if t is None else check_integer("t", t)
     walk = _walk(layer, x, state, lengths, reset, index)
-    t = walk.T if t is None else operator.index(t)
+    t = walk.T if t is None else t
     if not 0 <= t <= walk.T:
         raise ValueError(f"t: expected 0 to {walk.T}, got {t}")
     vanilla = isinstance(layer, RNN)
@@ -271,6 +282,8 @@ def jacobian_factor(layer, x, state=None, lengths=None, reset=None, *, index=0) 
     ------
     ValueError
         ``x: expected at least one step, got none``.
+    TypeError, ValueError
+        As `step_jacobians`.
 
     Notes
     -----
@@ -322,6 +335,9 @@ def gradient_flow(
     ------
     ValueError
         ``dy, dstate: expected at least one of them, got neither``.
+    TypeError, ValueError
+        Whatever the layer says about `x`, and its tape about `dy` and `dstate`; ``layer: expected
+        an RNN, LSTM or GRU, got Linear``.
 
     Notes
     -----
@@ -365,7 +381,12 @@ def spectral_radius(layer) -> dict[str, dict[str, float]]:
     -------
     dict of dict
         By parameter (``weight_hh_l0``, ...) and gate (i f g o, r z n, or h for an RNN): the largest
-        absolute eigenvalue of that (H, H) block.
+        absolute eigenvalue of that (H, H) block; NaN if a weight of it is not finite.
+
+    Raises
+    ------
+    TypeError
+        ``layer: expected an RNN, LSTM or GRU, got Linear``.
 
     Notes
     -----
@@ -380,7 +401,7 @@ def spectral_radius(layer) -> dict[str, dict[str, float]]:
     >>> diagnostics.spectral_radius(layer)
     {'weight_hh_l0': {'h': 2.0}}
     """
-    return _by_gate(layer, lambda block: np.abs(np.linalg.eigvals(block)).max())
+    return _by_gate(layer, _largest_eigenvalue)
 
 
 def spectral_norm(layer) -> dict[str, dict[str, float]]:
@@ -394,6 +415,11 @@ def spectral_norm(layer) -> dict[str, dict[str, float]]:
     -------
     dict of dict
         As `spectral_radius`, which it is never below.
+
+    Raises
+    ------
+    TypeError
+        ``layer: expected an RNN, LSTM or GRU, got Linear``.
 
     Examples
     --------
@@ -430,6 +456,8 @@ def gate_saturation(
     ------
     ValueError
         ``layer: relu does not saturate``; ``low, high: expected 0 <= low <= high <= 1, got ...``.
+    TypeError
+        ``low: expected a number from 0 to 1, got str``; both also as `step_jacobians`.
 
     Notes
     -----
@@ -446,6 +474,8 @@ def gate_saturation(
     (array([0.]), array([1.]))
     """
     _check_layer(layer)
+    for name, value in (("low", low), ("high", high)):
+        check_real(name, value, "a number from 0 to 1")
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low, high: expected 0 <= low <= high <= 1, got {low}, {high}")
     if getattr(layer, "nonlinearity", None) == "relu":
@@ -479,7 +509,7 @@ def _walk(layer, x, state, lengths, reset, index) -> SimpleNamespace:
     """
     _check_layer(layer)
     count = layer.num_layers * (1 + layer.bidirectional)
-    index = operator.index(index)
+    index = check_integer("index", index)
     if not 0 <= index < count:
         raise ValueError(f"index: expected 0 to {count - 1}, got {index}")
     suffix = layer._suffixes()[index]
@@ -614,6 +644,11 @@ def _largest_singular_value(A) -> np.ndarray:
     return np.where(finite, np.ldexp(np.sqrt(np.maximum(largest, 0)), shift), np.nan)
 
 
+def _largest_eigenvalue(block) -> float:
+    """Largest absolute eigenvalue; NaN for what is not finite, which LAPACK refuses."""
+    return np.abs(np.linalg.eigvals(block)).max() if np.isfinite(block).all() else np.nan
+
+
 def _by_gate(layer, measure):
     _check_layer(layer)
     gates = _GATES[_kind(layer)]
@@ -627,7 +662,7 @@ def _by_gate(layer, measure):
 
 
 def _check_layer(layer):
-    if not isinstance(layer, Recurrent):
+    if not isinstance(layer, tuple(_GATES)):
         raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core
+from .layers._checks import check_ignore_index
 
 
 def cross_entropy(logits, targets, ignore_index=-100):
@@ -19,7 +20,8 @@ def cross_entropy(logits, targets, ignore_index=-100):
     targets : integer ndarray (...)
         Class of each position, in [0, V), or `ignore_index`.
     ignore_index : int, default -100
-        Positions with this target count nothing: neither in the sum nor in the mean.
+        Positions with this target count nothing: neither in the sum nor in the mean. Any integer
+        of 64 bits.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
         ignore_index -100, got 65 at position 7`` (counted in the flattened array).
     TypeError
         ``logits: expected float32 or float64, got int64``, ``targets: expected integers, got
-        float64``.
+        float64``, ``ignore_index: expected an integer, got str``.
 
     Notes
     -----
@@ -52,6 +54,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     >>> bool(np.isclose(loss, np.log(4))), dlogits[2].round(9).tolist()
     (True, [[0.0, 0.0, 0.0, 0.0], [-0.15, 0.05, 0.05, 0.05]])
     """
+    ignore_index = check_ignore_index(ignore_index)
     at_once = _core.cross_entropy(logits, targets, ignore_index)
     if at_once is not None:
         return at_once
@@ -63,6 +66,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
         raise TypeError(f"targets: expected integers, got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets: expected shape {logits.shape[:-1]}, got {targets.shape}")
+    _check_fits_int64(targets, logits.shape[-1], ignore_index)
     rows = np.ascontiguousarray(logits).reshape(targets.size, logits.shape[-1])
     drows = np.empty_like(rows)
     flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
@@ -160,6 +164,19 @@ def bce_with_logits(logits, target):
     dlogits = np.empty_like(flat)
     loss = _core.bce_with_logits(flat, targets, 1 / x.size, dlogits)
     return loss / x.size, dlogits.reshape(x.shape)
+
+
+def _check_fits_int64(targets, V, ignore_index) -> None:
+    """Refuse what would turn negative, and perhaps into `ignore_index`, as an int64."""
+    if targets.dtype.kind == "u":
+        flat = targets.reshape(-1)
+        bad = flat > np.iinfo(np.int64).max
+        if bad.any():
+            at = int(bad.argmax())
+            raise ValueError(
+                f"targets: expected values in [0, {V}) or ignore_index {ignore_index}, "
+                f"got {flat[at]} at position {at}"
+            )
 
 
 def _float_array(name, value) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._core import _as_array
+from .layers._checks import check_ignore_index
 
 
 def accuracy(logits, targets, ignore_index=-100) -> float:
@@ -12,7 +13,7 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
 
     Parameters
     ----------
-    logits : array-like (..., V)
+    logits : array-like of real numbers (..., V)
         The first of several largest ones counts.
     targets : array-like of integers (...)
     ignore_index : int, default -100
@@ -26,7 +27,9 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
     Raises
     ------
     ValueError
-        ``targets: expected shape (4, 5), got (5, 4)``.
+        ``targets: expected shape (4, 5), got (5, 4)``, ``logits: expected at least one class``.
+    TypeError
+        ``targets: expected integers, got float64``, ``logits: expected real numbers, got <U1``.
 
     Examples
     --------
@@ -36,8 +39,15 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
     0.5
     """
     logits, targets = _as_array("logits", logits), _as_array("targets", targets)
+    ignore_index = check_ignore_index(ignore_index)
+    if logits.dtype.kind not in "fiub":
+        raise TypeError(f"logits: expected real numbers, got {logits.dtype}")
+    if targets.dtype.kind not in "iub":
+        raise TypeError(f"targets: expected integers, got {targets.dtype}")
     if logits.ndim == 0:
         raise ValueError("logits: expected at least one axis, got a scalar")
+    if not logits.shape[-1]:
+        raise ValueError(f"logits: expected at least one class, got shape {logits.shape}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets: expected shape {logits.shape[:-1]}, got {targets.shape}")
     counted = targets != ignore_index

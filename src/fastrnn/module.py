@@ -151,14 +151,18 @@ class Module:
         ------
         ValueError
             ``random_state: expected 4 integers from 0 to 2**64 - 1, got ...``; nothing has changed.
+        TypeError
+            The same of what is no sequence: ``..., got None``.
         """
-        layers, state = self._random_layers(), list(state)
+        layers, given = self._random_layers(), state
+        expected = f"random_state: expected {2 * len(layers)} integers from 0 to 2**64 - 1"
+        try:
+            state = list(given)
+        except TypeError:
+            raise TypeError(f"{expected}, got {given!r}") from None
         integers = all(isinstance(number, (int, np.integer)) for number in state)
         if len(state) != 2 * len(layers) or not integers or not all(0 <= n < 2**64 for n in state):
-            raise ValueError(
-                f"random_state: expected {2 * len(layers)} integers from 0 to 2**64 - 1, "
-                f"got {state}"
-            )
+            raise ValueError(f"{expected}, got {given!r}")
         for i, layer in enumerate(layers):
             layer._key, layer._calls = int(state[2 * i]), int(state[2 * i + 1])
 
@@ -198,7 +202,8 @@ class Module:
             ``missing key(s): bias``, ``unexpected key(s): b``, ``weight: expected shape (2, 3), got
             (3, 2)``, or a finite value that overflows the module's dtype. Nothing has been written.
         TypeError
-            ``weight: expected real numbers, got complex128``.
+            ``weight: expected real numbers, got complex128``, ``mapping: expected parameters by
+            name, got NoneType``.
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping: expected parameters by name, got {_kind(mapping)}")

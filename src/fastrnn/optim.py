@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from . import _core
+from .layers._checks import check_index, check_saved
 from .module import aligned_zeros, roots
 
 
@@ -25,6 +26,19 @@ class Optimizer:
 
     `_options` names the attributes that are saved, `_memory` the arrays kept for each parameter,
     `_optional` those that only some options call for.
+
+    Parameters
+    ----------
+    model : Module or sequence of Modules
+    **options : float, bool or pair of floats
+        All of `_options`.
+
+    Raises
+    ------
+    TypeError
+        ``model: expected a Module or a sequence of Modules, got ndarray``.
+    ValueError
+        ``lr: expected a finite number of 0 or more, got -1``.
     """
 
     _options: tuple[str, ...] = ()
@@ -84,18 +98,31 @@ class Optimizer:
     def load_state_dict(self, saved: dict) -> None:
         """Take over what `state_dict` returned, options included; nothing on error.
 
+        Parameters
+        ----------
+        saved : dict
+            Of an optimizer of the same class over as many parameters.
+
         Raises
         ------
         ValueError
             ``optimizer: expected the state of Adam, got that of SGD``,
             ``0.mean: expected 35 numbers of float32, got 12 of float32``,
-            ``optimizer: missing array 0.mean``, ``optimizer: unexpected array(s) 1.mean``.
+            ``optimizer: missing array 0.mean``, ``optimizer: unexpected array(s) 1.mean``,
+            ``optimizer: missing key(s): options``.
+        TypeError
+            ``optimizer: expected what state_dict() returned, got NoneType``.
         """
+        check_saved("optimizer", saved, ["class"])
         if saved["class"] != type(self).__name__:
             raise ValueError(
                 f"optimizer: expected the state of {type(self).__name__}, got that of "
                 f"{saved['class']}"
             )
+        check_saved("optimizer", saved, ["steps", "options", "arrays"])
+        check_saved("optimizer: options", saved["options"], self._options)
+        check_saved("optimizer: arrays", saved["arrays"])
+        steps = check_index("optimizer: steps", saved["steps"])
         options = {name: _checked(name, saved["options"][name]) for name in self._options}
         given = dict(saved["arrays"])
         loaded = [{} for _ in self._modules]
@@ -104,12 +131,12 @@ class Optimizer:
                 key = f"{i}.{name}"
                 if key in given:
                     arrays[name] = _copy_of(key, given.pop(key), module)
-                elif saved["steps"] and name not in self._optional:
+                elif steps and name not in self._optional:
                     raise ValueError(f"optimizer: missing array {key}")
         if given:
             raise ValueError(f"optimizer: unexpected array(s) {', '.join(sorted(given))}")
         self._arrays = loaded
-        self.steps = int(saved["steps"])
+        self.steps = steps
         for name, value in options.items():
             setattr(self, name, value)
 
@@ -363,6 +390,11 @@ class AdamW(Adam):
     betas : (float, float), default (0.9, 0.999)
     eps : float, default 1e-8
     weight_decay : float, default 1e-2
+
+    Raises
+    ------
+    ValueError
+        As `Adam`.
 
     Notes
     -----

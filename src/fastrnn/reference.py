@@ -655,10 +655,12 @@ def dropout(x, p, key, call=0, layer=0):
 
 # --- several layers, both directions ------------------------------------------------------------
 
+# Forward, backward, the gates as a trace names them (from the first column of `cache.gates` on),
+# and the options of forward.
 _CELLS = {
-    "rnn": (rnn_forward, rnn_backward),
-    "lstm": (lstm_forward, lstm_backward),
-    "gru": (gru_forward, gru_backward),
+    "rnn": (rnn_forward, rnn_backward, "", ("nonlinearity",)),
+    "lstm": (lstm_forward, lstm_backward, "ifgo", ()),
+    "gru": (gru_forward, gru_backward, "rzn", ("reset_after",)),
 }
 _PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -738,12 +740,8 @@ def stack_forward(
     """
     if kind not in _CELLS:
         raise ValueError(f"kind: expected {sorted(_CELLS)}, got {kind!r}")
-    forward, _ = _CELLS[kind]
-    option = {
-        "rnn": {"nonlinearity": nonlinearity},
-        "lstm": {},
-        "gru": {"reset_after": reset_after},
-    }
+    forward, _, _, options = _CELLS[kind]
+    given = {"nonlinearity": nonlinearity, "reset_after": reset_after}
     D = 2 if bidirectional else 1
     x = np.asarray(x)
     X = x.swapaxes(0, 1) if batch_first else x
@@ -770,7 +768,7 @@ def stack_forward(
                 lengths=lengths,
                 reset=reset,
                 reverse=d == 1,
-                **option[kind],
+                **{name: given[name] for name in options},
             )
             outputs.append(y)
             cells.append(cache)
@@ -812,7 +810,7 @@ def stack_trace(caches):
     >>> stack_trace(caches).gates["f"][0, 0, 0]  # sigmoid(0)
     array([0.5])
     """
-    cells, names = caches.cells, {"rnn": "", "lstm": "ifgo", "gru": "rzn"}[caches.kind]
+    cells, names = caches.cells, _CELLS[caches.kind][2]
     H = cells[0].shape[2]
     gates = {
         name: np.stack([np.where(s.live, s.gates[..., k * H : (k + 1) * H], 0) for s in cells])
@@ -866,7 +864,7 @@ def stack_backward(caches, dy=None, dstate=None, *, per_step=False, clip_step=No
     ((5, 3, 2), (1, 3, 1), ['weight_hh_l0', 'weight_ih_l0'])
     """
     kind, cells, D = caches.kind, caches.cells, caches.D
-    _, backward = _CELLS[kind]
+    backward = _CELLS[kind][1]
     T, B, H = cells[0].shape
     dtype = cells[0].dtype
     dparts = _unpack(kind, "dstate", dstate, (caches.num_layers * D, B, H), dtype)

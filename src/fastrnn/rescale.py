@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from . import diagnostics
 from .layers import RNN, Sequential
+from .layers._checks import check_real
 from .layers.container import named_layers
 from .layers.recurrent import Recurrent
 from .module import Module
@@ -48,7 +49,7 @@ def rescale_recurrent_(model, lower, upper, x=None, lengths=None) -> dict[str, R
     model : Module
         RNN, LSTM, GRU, or a model that contains some.
     lower, upper : float
-        The range, ``0 <= lower <= upper``; 0 and infinity mean no limit.
+        The range, ``0 <= lower <= upper``, `lower` finite; 0 and infinity mean no limit.
     x : ndarray, optional
         Input of the model, on which the factor is measured: `diagnostics.jacobian_factor`. The
         model must then be a layer or a `Sequential`. Without it the factor is a bound from the
@@ -67,8 +68,10 @@ def rescale_recurrent_(model, lower, upper, x=None, lengths=None) -> dict[str, R
     ValueError
         ``lower, upper: expected 0 <= lower <= upper, got ...``. ``weight_hh_l0: no scale brings the
         factor 0.52 into [0.9, 1.1]``: a forget gate that is half open gives an LSTM this factor
-        whatever its recurrent weights are. All weights are then as before.
+        whatever its recurrent weights are. ``weight_hh_l0: the factor is nan``: a weight or `x` is
+        not finite. All weights are then as before. Whatever the layers say about `x` and `lengths`.
     TypeError
+        ``lower: expected a number of at least 0, got str``.
         ``model: expected an RNN, LSTM or GRU, or a model with one, got Linear``.
 
     Notes
@@ -85,6 +88,10 @@ def rescale_recurrent_(model, lower, upper, x=None, lengths=None) -> dict[str, R
     >>> result.before, 0.9 <= result.after <= 1.0
     (1.5, True)
     """
+    for name, value in (("lower", lower), ("upper", upper)):
+        check_real(name, value, "a number of at least 0")
+    if math.isinf(lower):
+        raise ValueError(f"lower: expected a finite number, got {lower}")
     if not 0 <= lower <= upper:
         raise ValueError(f"lower, upper: expected 0 <= lower <= upper, got {lower}, {upper}")
     layers = _recurrent(model)
@@ -146,6 +153,10 @@ def _rescale_layer(prefix, layer, lower, upper, x, lengths, results):
             return slope * max(diagnostics.spectral_norm(layer)[name].values())
 
         before = measure(0.0)
+        if math.isnan(before):
+            raise ValueError(
+                f"{prefix}{name}: the factor is nan, expected finite weights and finite x"
+            )
         log_scale, after = _search(measure, before, lower, upper)
         if log_scale is None:
             raise ValueError(

@@ -11,11 +11,19 @@ The rate is a function of the number of steps taken, not of the previous rate (b
 from __future__ import annotations
 
 import math
+import numbers
 import operator
+
+from .layers._checks import check_real, check_saved
 
 
 class Schedule:
     """Base class. A subclass defines `_rate` of `steps` and `base_lr`.
+
+    Parameters
+    ----------
+    optimizer : optimizer of `fastrnn.optim`
+        Its `lr` is set at once.
 
     Attributes
     ----------
@@ -25,19 +33,25 @@ class Schedule:
         How often `step` was called.
     per : {"update", "epoch"}
         What a step is.
+
+    Raises
+    ------
+    TypeError
+        ``optimizer: expected an optimizer of fastrnn.optim, got NoneType``.
     """
 
     per = "epoch"
     _saved: tuple[str, ...] = ("steps", "base_lr")
 
     def __init__(self, optimizer):
+        self._base_lr = _rate_of(optimizer)
         self.optimizer = optimizer
         self.steps = 0
-        self._base_lr = optimizer.lr
         self._set()
 
     @property
     def base_lr(self) -> float:
+        """The optimizer's rate before the schedule; assigning rescales the whole schedule."""
         return self._base_lr
 
     @base_lr.setter
@@ -70,16 +84,29 @@ class Schedule:
     def load_state_dict(self, saved: dict) -> None:
         """Go on where the schedule that gave this state stood; it sets the optimizer's rate.
 
+        Parameters
+        ----------
+        saved : dict
+            What `state_dict` of a schedule of the same class returned.
+
         Raises
         ------
         ValueError
-            ``schedule: expected the state of StepLR, got that of Constant``.
+            ``schedule: expected the state of StepLR, got that of Constant``, ``schedule: missing
+            key(s): steps``; nothing has changed.
+        TypeError
+            ``schedule: expected what state_dict() returned, got NoneType``, ``steps: expected a
+            number, got str``.
         """
+        check_saved("schedule", saved, ["class"])
         if saved["class"] != type(self).__name__:
             raise ValueError(
                 f"schedule: expected the state of {type(self).__name__}, got that of "
                 f"{saved['class']}"
             )
+        check_saved("schedule", saved, self._saved)
+        for name in self._saved:
+            check_real(name, saved[name])
         self._base_lr = saved["base_lr"]
         for name in self._saved:
             if name != "base_lr":
@@ -276,7 +303,7 @@ class ReduceOnPlateau(Schedule):
         self.cooldown = _integer("cooldown", cooldown, 0)
         self.min_lr = _number("min_lr", min_lr, 0)
         self.best, self.bad_epochs, self.cooling = math.inf, 0, 0
-        self.lr = optimizer.lr
+        self.lr = _rate_of(optimizer)
         super().__init__(optimizer)
 
     @Schedule.base_lr.setter
@@ -294,12 +321,19 @@ class ReduceOnPlateau(Schedule):
     def step(self, loss=None):
         """Take an epoch's loss into account and set the optimizer's rate.
 
+        Parameters
+        ----------
+        loss : float
+            Infinity is a loss, too.
+
         Raises
         ------
         ValueError
-            ``loss: expected a number, got None``.
+            ``loss: expected a number, got None``, or NaN.
+        TypeError
+            ``loss: expected a number, got str``.
         """
-        if loss is None or math.isnan(loss):
+        if loss is None or math.isnan(check_real("loss", loss)):
             raise ValueError(f"loss: expected a number, got {loss}")
         margin = -self.threshold if self.best > 0 else self.threshold
         if loss < self.best * (1 + margin):
@@ -316,6 +350,14 @@ class ReduceOnPlateau(Schedule):
                 self.lr = reduced
             self.cooling, self.bad_epochs = self.cooldown, 0
         super().step()
+
+
+def _rate_of(optimizer) -> float:
+    rate = getattr(optimizer, "lr", None)
+    if not isinstance(rate, numbers.Real):
+        kind = type(optimizer).__name__
+        raise TypeError(f"optimizer: expected an optimizer of fastrnn.optim, got {kind}")
+    return rate
 
 
 def _integer(name, value, least):

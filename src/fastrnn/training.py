@@ -19,7 +19,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -27,8 +27,11 @@ import numpy as np
 
 from .clip import clip_grad_norm_
 from .data import IGNORED
-from .layers._checks import check_real
+from .layers._checks import check_method, check_real, check_saved
 from .losses import cross_entropy
+from .module import Module
+from .optim import Optimizer
+from .schedules import Schedule
 
 
 class NonFiniteError(FloatingPointError):
@@ -111,13 +114,13 @@ class Trainer:
     model : Module
         Any layer or model: what has ``forward(x, state)`` and a tape.
     optimizer : optimizer of `fastrnn.optim`
-        Over the same model.
+        Over the same model, or some of its layers: then the others stay as they are.
     loss : callable, default `fastrnn.cross_entropy`
         ``loss(y, target)`` returns the mean loss over counted targets and its gradient.
     clip : float, default 0
         Largest global norm of the gradient; 0 means no clipping.
-    callbacks : iterable of Callback
-    metrics : mapping of str to callable, or iterable of callables with names of their own
+    callbacks : iterable of Callback, or None
+    metrics : mapping of str to callable, or iterable of callables with names of their own, or None
         ``metric(y, target)`` returns a mean over the counted targets, e.g. `fastrnn.accuracy`.
         Reported for the validation data as ``val_NAME``.
     train_metrics : bool, default False
@@ -139,7 +142,11 @@ class Trainer:
     Raises
     ------
     ValueError
-        ``clip: expected a norm >= 0, got -1``, ``metrics: expected another name than 'loss'``.
+        ``clip: expected a norm >= 0, got -1``, ``metrics: expected another name than 'loss'``,
+        ``optimizer: expected one over parameters of the model, got Adam over those of another``.
+    TypeError
+        ``callbacks: expected Callback objects, got int``, ``schedule: expected one of
+        fastrnn.schedules, got str``, and so on.
 
     Notes
     -----
@@ -183,15 +190,14 @@ class Trainer:
         if not check_real("clip", clip, "a norm >= 0") >= 0:
             raise ValueError(f"clip: expected a norm >= 0, got {clip}")
         for name, value, method in (("model", model, "forward"), ("optimizer", optimizer, "step")):
-            if not callable(getattr(value, method, None)):
-                kind = type(value).__name__
-                raise TypeError(f"{name}: expected an object with {method}(), got {kind}")
+            check_method(name, value, method)
+        _check_optimizer(model, optimizer)
         if not callable(loss):
             raise TypeError(f"loss: expected a callable, got {type(loss).__name__}")
         self.model, self.optimizer, self.loss, self.clip = model, optimizer, loss, clip
-        self.callbacks = list(callbacks)
+        self.callbacks = _checked_callbacks(callbacks)
         self.metrics, self.train_metrics = _named(metrics), bool(train_metrics)
-        self.schedule = schedule
+        self.schedule = _checked_schedule(schedule, optimizer)
         self.progress = Progress()
         self.history = []
         self.state = None
@@ -295,6 +301,12 @@ class Trainer:
         -------
         ndarray, or list of ndarray
             y; of other data one y a chunk, in their order.
+
+        Raises
+        ------
+        ValueError
+            ``lengths: expected None, since the chunks of data have their own``, and whatever the
+            model says about its input.
         """
         if not hasattr(data, "epoch"):
             return self.model(data, None, **_keywords(lengths))[0]
@@ -303,11 +315,37 @@ class Trainer:
         return [y for y, _ in self._outputs(data)]
 
     def stop(self, reason: str) -> None:
-        """End the current `fit` after this step or epoch: for callbacks."""
+        """End the current `fit` after this step or epoch: for callbacks.
+
+        Parameters
+        ----------
+        reason : str
+            Kept in `stopped`.
+        """
         self.stopped = reason
 
     def train_step(self, x, target, lengths=None) -> float:
-        """Take one update from one chunk, starting from the carried state; return the loss."""
+        """Take one update from one chunk, starting from the carried state.
+
+        Parameters
+        ----------
+        x
+            As the model takes it.
+        target
+            As the loss takes it.
+        lengths : array-like of B integers, optional
+            For a model whose ``forward`` takes them.
+
+        Returns
+        -------
+        float
+            The loss, before the update.
+
+        Raises
+        ------
+        NonFiniteError
+            As `fit`: a loss or gradient that is not finite. The update was not made.
+        """
         p = self.progress
         self.model.zero_grad()
         y, state, tape = self.model.forward(x, self.state, **_keywords(lengths))
@@ -357,9 +395,7 @@ class Trainer:
         states |= {name: callback.state_dict() for name, callback in self._named_callbacks()}
         return {
             "progress": asdict(self.progress),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "random": _random_state(self.model),
+            **self._parts(),
             "state": self.state,
             "callbacks": {name: state for name, state in states.items() if state},
             "history": [dict(row) for row in self.history],
@@ -370,26 +406,57 @@ class Trainer:
 
         The states of callbacks are handed to those of the same class, now or at the next `fit`.
 
+        Parameters
+        ----------
+        saved : dict
+            Of a trainer with the same model, optimizer and kind of schedule.
+
         Raises
         ------
         ValueError
-            ``schedule: expected the state of StepLR, got none``, or the optimizer's.
+            ``schedule: expected the state of StepLR, got none``, ``trainer: missing key(s):
+            progress``, or the optimizer's. Optimizer, schedule and random state are then as before.
+        TypeError
+            ``trainer: expected what state_dict() returned, got NoneType``.
         """
+        check_saved("trainer", saved, ["optimizer", "progress", "state"])
+        check_saved("trainer: progress", saved["progress"])
         schedule = saved.get("schedule")
+        if schedule is not None:
+            check_saved("schedule", schedule, ["class"])
         if (schedule is None) != (self.schedule is None):
             mine = "no schedule" if self.schedule is None else type(self.schedule).__name__
             theirs = "none" if schedule is None else f"that of {schedule['class']}"
             raise ValueError(f"schedule: expected the state of {mine}, got {theirs}")
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if schedule is not None:
-            self.schedule.load_state_dict(schedule)
-        if saved.get("random") is not None:
-            self.model.load_random_state(saved["random"])
-        self.progress = Progress(**saved["progress"])
+        try:
+            progress = Progress(**saved["progress"])
+        except TypeError as error:  # it knows other names
+            raise ValueError(f"trainer: progress: {error}") from None
+        kept = self._parts()
+        try:
+            self._load_parts(saved)
+        except BaseException:
+            self._load_parts(kept)
+            raise
+        self.progress = progress
         self.state = saved["state"]
         self.history = [dict(row) for row in saved.get("history", ())]
         self._callback_states = dict(saved.get("callbacks", {}))
         self._restore_callbacks()
+
+    def _parts(self) -> dict:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "random": _random_state(self.model),
+        }
+
+    def _load_parts(self, saved) -> None:
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(saved["schedule"])
+        if saved.get("random") is not None:
+            self.model.load_random_state(saved["random"])
 
     def _named_callbacks(self):
         """Yield callbacks with their names: EpochLog, EarlyStopping, EarlyStopping.1, ..."""
@@ -553,6 +620,45 @@ class Trainer:
             signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
 
 
+def _check_optimizer(model, optimizer) -> None:
+    """Refuse an optimizer that would leave this model as it is; one over a part of it is fine."""
+    if isinstance(model, Module) and isinstance(optimizer, Optimizer) and optimizer._modules:
+        parts = [module._flat for module in optimizer._modules]
+        if not any(np.may_share_memory(model._flat, part) for part in parts):
+            raise ValueError(
+                "optimizer: expected one over parameters of the model, "
+                f"got {type(optimizer).__name__} over those of another"
+            )
+
+
+def _checked_callbacks(callbacks) -> list:
+    if callbacks is None:
+        return []
+    if not isinstance(callbacks, Iterable):
+        kind = type(callbacks).__name__
+        raise TypeError(f"callbacks: expected Callback objects in a list, got {kind}")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            kind = f"the class {callback.__name__}" if isinstance(callback, type) else None
+            raise TypeError(
+                f"callbacks: expected Callback objects, got {kind or type(callback).__name__}"
+            )
+    return callbacks
+
+
+def _checked_schedule(schedule, optimizer):
+    if schedule is None:
+        return None
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            f"schedule: expected one of fastrnn.schedules, got {type(schedule).__name__}"
+        )
+    if schedule.optimizer is not optimizer:
+        raise ValueError("schedule: expected one over the trainer's optimizer, got one of another")
+    return schedule
+
+
 def _check_data(name, data) -> None:
     if not callable(getattr(data, "epoch", None)):
         kind = type(data).__name__
@@ -583,7 +689,12 @@ def _random_state(model):
 
 def _named(metrics) -> dict:
     """Return metrics by name, or explain why they cannot be told apart in a row."""
+    if metrics is None:
+        return {}
     if not isinstance(metrics, Mapping):
+        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+            kind = type(metrics).__name__
+            raise TypeError(f"metrics: expected callables by name or in a list, got {kind}")
         metrics = list(metrics)
         names = [getattr(metric, "__name__", repr(metric)) for metric in metrics]
         for name in names:

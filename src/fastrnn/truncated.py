@@ -25,6 +25,7 @@ from itertools import pairwise
 import numpy as np
 
 from ._core import _as_array
+from .layers._checks import check_method
 
 
 def tbptt(data, k1, k2=None, *, state=None, batch_first=False) -> Iterator[Window]:
@@ -163,7 +164,13 @@ class Window:
         -------
         ndarray (stop - start, B, ...)
             y of the new steps.
+
+        Raises
+        ------
+        TypeError
+            ``model: expected an object with forward(), got NoneType``.
         """
+        check_method("model", model, "forward")
         # Cut where the new steps begin, since only they have a gradient of their own, and where the
         # next window begins, since it needs the state there.
         edges = sorted({self.first, self.start, self._hand_on_at, self.stop})
@@ -184,7 +191,7 @@ class Window:
 
         Parameters
         ----------
-        dy : ndarray like the y of `forward`
+        dy : ndarray like the y of `forward`, or None for zeros
 
         Returns
         -------
@@ -199,14 +206,17 @@ class Window:
         """
         if self._tapes is None:
             raise RuntimeError("window: expected forward before backward")
-        dy = np.asarray(dy)
         new = self.stop - self.start
-        if dy.ndim <= self._axis or dy.shape[self._axis] != new:
-            raise ValueError(f"dy: expected {new} steps, got shape {dy.shape}")
+        if dy is not None:
+            dy = _as_array("dy", dy)
+            if dy.ndim <= self._axis or dy.shape[self._axis] != new:
+                raise ValueError(f"dy: expected {new} steps, got shape {dy.shape}")
         dstate = None
         for begin, end, tape in reversed(self._tapes):
             if begin >= self.start:
-                part = self._cut(dy, begin - self.start, end - self.start)
+                part = dy
+                if dy is not None:
+                    part = self._cut(dy, begin - self.start, end - self.start)
                 _, dstate = tape.backward(part, dstate)
             elif _is_none(dstate):
                 break  # a model without a state has nothing to look back on

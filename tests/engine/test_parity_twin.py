@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 import fastrnn as fr
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 import matrix
+from cells import CELLS
 
 AXES = matrix.TORCH_AXES | {
-    "cell": ("rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm", "gru", "gru_before"),
+    "cell": tuple(CELLS),
     "tokens": (False, True),
 }
-CELLS = AXES["cell"]
 
 # (T, B, I, H) where one thread is not enough: rows to split, units to split, both, ragged tails.
 LARGE = ((20, 1, 64, 300), (9, 34, 70, 257), (3, 130, 33, 130), (40, 2, 5, 384), (70, 35, 16, 96))
@@ -67,7 +68,7 @@ def test_work_split_over_threads_agrees_with_the_twin(cell, shape, dtype, thread
 @given(
     case=st.builds(
         matrix.Case,
-        cell=st.sampled_from(CELLS),
+        cell=st.sampled_from(AXES["cell"]),
         layers=st.integers(1, 3),
         bidirectional=st.booleans(),
         batch_first=st.booleans(),

@@ -31,7 +31,7 @@ TORCH_AXES = {
     "through": ("y", "state", "both"),
 }
 TOLERANCES = {"float32": (2e-6, 2e-5), "float64": (1e-12, 1e-11)}  # forward, gradients
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+CLASSES = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}  # by what stands before a cell's first _
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def kind(self):
-        """``rnn``, ``lstm`` or ``gru``."""
+        """``rnn``, ``lstm`` or ``gru``: a key of `CLASSES`."""
         return self.cell.partition("_")[0]
 
     @property
@@ -85,7 +85,7 @@ class Case:
     def inputs(self, seed=0):
         """Weights, x, initial state and upstream gradients, all of the case's dtype."""
         rng = np.random.default_rng((zlib.crc32(str(self).encode()), seed))
-        G, D, H = GATES[self.kind], self.directions, self.H
+        G, D, H = CLASSES[self.kind]._gates, self.directions, self.H
 
         def normal(*shape):
             return rng.standard_normal(shape).astype(self.dtype)
@@ -159,8 +159,7 @@ def everything(axes=TORCH_AXES):
 
 def fastrnn_layer(case, params):
     """The case's layer with these weights."""
-    cell = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}[case.kind]
-    layer = cell(case.I, case.H, **case.layer_options())
+    layer = CLASSES[case.kind](case.I, case.H, **case.layer_options())
     layer.load_state_dict(params)
     return layer
 

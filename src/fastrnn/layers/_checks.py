@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -40,6 +41,42 @@ def check_index(name: str, value, least: int = 0) -> int:
     if number < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
     return number
+
+
+def check_integer(name: str, value) -> int:
+    """Return `value` as an int, whatever its sign."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+
+
+def check_ignore_index(value) -> int:
+    """Return the target that does not count as an int, which may be any of 64 bits."""
+    number = check_integer("ignore_index", value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"ignore_index: expected an integer of 64 bits, got {number}")
+    return number
+
+
+def check_saved(name: str, saved, keys=()) -> None:
+    """Refuse what is no result of a ``state_dict()``, or one without these keys."""
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"{name}: expected what state_dict() returned, got {type(saved).__name__}")
+    missing = [key for key in keys if key not in saved]
+    if missing:
+        raise ValueError(f"{name}: missing key(s): {', '.join(missing)}")
+
+
+def check_method(name: str, value, method: str) -> None:
+    """Refuse an object without this method, and a class in place of its instance."""
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: expected an object with {method}(), got the class {value.__name__}"
+        )
+    if not callable(getattr(value, method, None)):
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected an object with {method}(), got {kind}")
 
 
 def generator(seed) -> np.random.Generator:

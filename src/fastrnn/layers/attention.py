@@ -33,6 +33,11 @@ class AdditiveAttention(Module):
     params, grads : dict
         ``weight_query`` (M, Q), ``bias`` (M,), ``weight_memory`` (M, E), ``weight_score`` (M,).
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``query_size: expected 1 or more, got 0``, and so for each argument.
+
     Notes
     -----
     (E4) to (E7), backward (E10) to (E13) of docs/math.md. Bahdanau, Cho & Bengio 2015.
@@ -77,7 +82,8 @@ class AdditiveAttention(Module):
             array[...] = rng.uniform(-bound, bound, array.shape)
         self._touch()
 
-    def config(self):
+    def config(self) -> dict:
+        """Return the constructor's arguments, without ``seed``."""
         return {
             "query_size": self.query_size,
             "memory_size": self.memory_size,
@@ -115,6 +121,22 @@ class AdditiveAttention(Module):
         """Attend and also return a tape, with ``tape.weights`` of shape (T, B, S).
 
         ``tape.backward(dcontext)`` returns ``((dquery, dmemory), None)``.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+
+        Returns
+        -------
+        context : ndarray (T, B, E)
+        state : None
+        tape : AdditiveAttentionTape
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
         """
         query, memory, lengths = self._check(x, state, lengths)
         keys = self._keys(memory)
@@ -134,9 +156,17 @@ class AdditiveAttention(Module):
         -------
         callable
             ``read(query)`` with a query (T, B, Q) returns the context (T, B, E): one step at a time
-            when decoding.
+            when decoding. It takes the weights as they are when it is called.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming ``memory`` or ``lengths``, what was expected and what came.
         """
-        B, Q = np.shape(memory)[0 if self.batch_first else 1], self.query_size
+        memory = _core._as_array("memory", memory)
+        if memory.ndim != 3:
+            raise ValueError(f"memory: expected 3 axes, got shape {memory.shape}")
+        B, Q = memory.shape[0 if self.batch_first else 1], self.query_size
         none = np.empty((B, 0, Q) if self.batch_first else (0, B, Q), self.dtype)
         _, memory, lengths = self._check((none, memory), None, lengths)
         keys = self._keys(memory)

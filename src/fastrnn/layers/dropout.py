@@ -28,6 +28,12 @@ class Dropout(Module):
     random_state : list of int
         What the next mask depends on; `load_random_state` goes on from there.
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``p: expected a probability from 0 to 1, got 2``, ``seed: expected None, an integer >= 0 or
+        a numpy Generator, got 'a'``.
+
     Notes
     -----
     (F3) and (F10) to (F12) of docs/math.md. Srivastava et al., Dropout, JMLR 15, 2014. Masks are
@@ -55,11 +61,31 @@ class Dropout(Module):
     def _random_layers(self):
         return [self]
 
-    def config(self):
+    def config(self) -> dict:
+        """Return the constructor's arguments, without ``seed``."""
         return {"p": self.p}
 
     def __call__(self, x, state=None, lengths=None):
-        """Return `x` itself, and None for the state."""
+        """Return `x` itself, and None for the state.
+
+        Parameters
+        ----------
+        x : ndarray of float32 or float64, any shape
+        state : None
+        lengths : ignored
+
+        Returns
+        -------
+        x : ndarray
+        state : None
+
+        Raises
+        ------
+        TypeError
+            ``x: expected an array of float32 or float64, got int64``.
+        ValueError
+            ``state: Dropout keeps no state, expected None``.
+        """
         check_stateless(self, state)
         return _real(x), None
 
@@ -81,7 +107,9 @@ class Dropout(Module):
         Raises
         ------
         TypeError
-            ``x: expected an array of float32 or float64, got ...``
+            ``x: expected an array of float32 or float64, got int64``.
+        ValueError
+            ``state: Dropout keeps no state, expected None``. No mask was used up.
         """
         check_stateless(self, state)
         x = _real(x)

@@ -26,6 +26,11 @@ class Embedding(Module):
     params, grads : dict
         ``weight`` (V, D).
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``num_embeddings: expected 1 or more, got 0``, and so for each argument.
+
     Notes
     -----
     (F2): forward is ``y[i] = W[x[i]]``. So ``dW[v]`` is the sum of ``dy[i]`` over all i with
@@ -52,7 +57,8 @@ class Embedding(Module):
         self._flat[...] = generator(seed).standard_normal(self._flat.size)
         self._touch()
 
-    def config(self):
+    def config(self) -> dict:
+        """Return the constructor's arguments, without ``seed``."""
         return {
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
@@ -83,7 +89,25 @@ class Embedding(Module):
         return y, None
 
     def forward(self, x, state=None, lengths=None):
-        """Look up `x` and also return a tape."""
+        """Look up `x` and also return a tape.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+
+        Returns
+        -------
+        y : ndarray (..., D)
+        state : None
+        tape : EmbeddingTape
+            ``tape.backward(dy)`` adds into `grads` and returns (None, None).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
+        """
         y, ids = self._look_up(x, state)
         return y, None, EmbeddingTape(self, ids, y.shape)
 
@@ -122,6 +146,11 @@ class EmbeddingTape:
         -------
         dx, dstate : None
             Ids have no gradient.
+
+        Raises
+        ------
+        TypeError, ValueError
+            ``dy: expected shape (2, 2, 2), got (2, 2)``; no gradient has changed.
         """
         layer = self._layer
         check_stateless(layer, dstate, "dstate")

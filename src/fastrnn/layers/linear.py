@@ -24,6 +24,12 @@ class Linear(Module):
     params, grads : dict
         ``weight`` (O, I) and, with `bias`, ``bias`` (O,).
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``in_features: expected 1 or more, got 0``, and so for each argument. A size beyond any
+        memory is a ValueError, one beyond this machine's a MemoryError, with the shape.
+
     Notes
     -----
     (F1): forward is ``y = x W^T + b``. So ``dx = dy W``, ``dW = dy^T x`` and ``db`` is the sum of
@@ -59,7 +65,8 @@ class Linear(Module):
     def _bound(self):
         self._engine.bind(self._params, self._grads)
 
-    def config(self):
+    def config(self) -> dict:
+        """Return the constructor's arguments, without ``seed``."""
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
@@ -95,6 +102,23 @@ class Linear(Module):
         """Map `x` and also return a tape.
 
         The tape keeps `x` itself, not a copy: do not write into it before backward.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+
+        Returns
+        -------
+        y : ndarray (..., O)
+        state : None
+        tape : AffineTape
+            ``dx, dstate = tape.backward(dy)`` adds into `grads`; dx (..., I), dstate None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
         """
         if state is not None:
             check_stateless(self, state)

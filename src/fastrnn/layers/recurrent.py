@@ -177,8 +177,18 @@ class RNN(Recurrent):
         Probability, 0 to 1, with which `forward` zeroes an element of what one layer hands to the
         next (F3); the others are multiplied by 1/(1-dropout). A call, which is inference, has none.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
         Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument: ``hidden_size: expected at least 1, got 0``, ``dtype: expected
+        'float32' or 'float64', got 'int8'``, ``dropout: expected a probability from 0 to 1, got
+        2``, ``seed: expected None, an integer >= 0 or a numpy Generator, got 'a'``,
+        ``nonlinearity: expected one of tanh, relu, sigmoid, got 'elu'``.
+    MemoryError
+        ``weight_hh_l0: no memory for shape ...``.
 
     Notes
     -----
@@ -248,8 +258,17 @@ class LSTM(Recurrent):
         Probability, 0 to 1, with which `forward` zeroes an element of what one layer hands to the
         next (F3); the others are multiplied by 1/(1-dropout). A call, which is inference, has none.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
         Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument: ``hidden_size: expected at least 1, got 0``, ``dtype: expected
+        'float32' or 'float64', got 'int8'``, ``dropout: expected a probability from 0 to 1, got
+        2``, ``seed: expected None, an integer >= 0 or a numpy Generator, got 'a'``.
+    MemoryError
+        ``weight_hh_l0: no memory for shape ...``.
 
     Notes
     -----
@@ -317,8 +336,17 @@ class GRU(Recurrent):
         True: the form of PyTorch and cuDNN. False: the form of Cho et al. 2014, which needs two
         products a step.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
         Of the initial values, uniform in ±1/sqrt(H), and of the dropout masks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument: ``hidden_size: expected at least 1, got 0``, ``dtype: expected
+        'float32' or 'float64', got 'int8'``, ``dropout: expected a probability from 0 to 1, got
+        2``, ``seed: expected None, an integer >= 0 or a numpy Generator, got 'a'``.
+    MemoryError
+        ``weight_hh_l0: no memory for shape ...``.
 
     Notes
     -----

@@ -27,6 +27,14 @@ class Sequential(Container):
         Named by position and name in the layer, as in ``torch.nn.Sequential``:
         ``0.weight_ih_l0``, ``1.weight``.
 
+    Raises
+    ------
+    TypeError
+        ``layer 1: expected a Module, got str``.
+    ValueError
+        ``layers: expected one dtype, got float32 (layer 0) and float64 (layer 1)``, ``layer 1: it
+        already belongs to another container``, or no layer at all.
+
     Notes
     -----
     The state is a tuple with one entry for each layer, None for those that keep none. `lengths` and
@@ -77,11 +85,13 @@ class Sequential(Container):
         if layer._owner is not None and layer._owner() is not None:
             raise ValueError(f"layer {i}: it already belongs to another container")
 
-    def config(self):
+    def config(self) -> dict:
+        """Return class and arguments of each layer, as JSON can hold them."""
         return {"layers": [describe(layer) for layer in self.layers]}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Sequential:
+        """Build a model from what `config` returned; its parameters are fresh."""
         return cls(*(build(description) for description in config["layers"]))
 
     def __repr__(self):
@@ -120,7 +130,25 @@ class Sequential(Container):
         return x, tuple(final)
 
     def forward(self, x, state=None, lengths=None, reset=None):
-        """Run all layers and also return a tape."""
+        """Run all layers and also return a tape.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As in a call.
+
+        Returns
+        -------
+        y, state
+            As from a call.
+        tape : SequentialTape
+            ``dx, dstate = tape.backward(dy, dstate=None)`` adds into `grads`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
+        """
         final, tapes = [], []
         for layer, initial, keywords in self._steps(state, lengths, reset):
             # The step of a small model is made of calls like this one: no empty keywords.

@@ -23,6 +23,14 @@ class Stream:
     batch : int
         Rows that advance together, B.
 
+    Raises
+    ------
+    TypeError
+        ``layer: expected an RNN, LSTM or GRU, got Linear``.
+    ValueError
+        ``stream: a bidirectional layer needs whole sequences``, ``batch: expected an integer of at
+        least 1, got 0``.
+
     Examples
     --------
     >>> import numpy as np, fastrnn as fr
@@ -35,6 +43,8 @@ class Stream:
     """
 
     def __init__(self, layer, batch=1):
+        if not isinstance(getattr(layer, "_engine", None), _core.Engine):
+            raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
         if layer.bidirectional:
             raise ValueError("stream: a bidirectional layer needs whole sequences")
         if not isinstance(batch, (int, np.integer)) or batch < 1:

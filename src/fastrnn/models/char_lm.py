@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data import Vocabulary
 from ..layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
+from ..layers._checks import check_index, generator
 from ..sampling import check_sampling, choose
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -35,8 +36,14 @@ class CharLM(Sequential):
     dropout : float
         Between recurrent layers.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
         For the initial weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what came: ``cell: expected one of rnn, lstm,
+        gru, got 'elman'``, ``vocabulary: expected sorted and distinct characters, got 'ba'``.
 
     Examples
     --------
@@ -61,8 +68,8 @@ class CharLM(Sequential):
         dtype: str = "float32",
         seed: int | None = None,
     ):
-        if cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+        check_cell(cell)
+        check_index("embedding", embedding)
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
         seeds = spawn_seeds(seed)
@@ -124,7 +131,7 @@ class CharLM(Sequential):
             Draw only among the `top_k` most probable characters; 0: among all.
         top_p : float in (0, 1]
             Draw only among the most probable characters that together reach this probability.
-        seed : int or None
+        seed : int, numpy Generator or None
 
         Yields
         ------
@@ -136,15 +143,19 @@ class CharLM(Sequential):
         ValueError
             At once, not at the first character: if `prime` has characters that are not in the
             vocabulary, or a number is out of its range.
+        TypeError
+            At once, too: ``prime: expected a str, got int``, ``length: expected an integer >= 0,
+            got str``.
         """
         check_sampling(temperature, top_k, top_p)
-        if length is not None and length < 0:
-            raise ValueError(f"length: expected an integer >= 0, got {length}")
+        if length is not None:
+            check_index("length", length)
+        rng = generator(seed)
         ids = self.vocabulary.encode(prime, "prime")
         if not len(ids):
             newline = self.vocabulary.characters.find("\n")
             ids = np.array([max(newline, 0)])
-        return self._generate(ids, length, temperature, top_k, top_p, np.random.default_rng(seed))
+        return self._generate(ids, length, temperature, top_k, top_p, rng)
 
     def _generate(self, ids, length, temperature, top_k, top_p, rng):
         state = None
@@ -154,8 +165,17 @@ class CharLM(Sequential):
             yield self.vocabulary.characters[ids[0]]
 
 
+def check_cell(cell) -> None:
+    """Refuse a name that is none of a recurrent layer."""
+    if not isinstance(cell, str) or cell not in CELLS:
+        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+
+
 def spawn_seeds(seed, count=3):
     """Return independent seeds for the layers: equal ones would give layers equal weights."""
     if seed is None:
         return [None] * count
+    if isinstance(seed, np.random.Generator):
+        return [int(s) for s in seed.integers(2**32, size=count)]
+    generator(seed)  # for its message
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(count)]

@@ -22,7 +22,7 @@ from ..layers import AdditiveAttention, Embedding, Linear
 from ..layers._checks import check_gradient, check_index, check_positive, check_stateless, generator
 from ..layers.container import Container
 from ..sampling import check_sampling, choose
-from .char_lm import CELLS, spawn_seeds
+from .char_lm import CELLS, check_cell, spawn_seeds
 
 
 class EncoderDecoder(Container):
@@ -53,7 +53,7 @@ class EncoderDecoder(Container):
         Target id that ends a sequence; put it at the end of each target. None: only the longest
         length ends one. `start` and `stop` may be the same id.
     dtype : {"float32", "float64"}
-    seed : int or None
+    seed : int, numpy Generator or None
 
     Attributes
     ----------
@@ -61,6 +61,12 @@ class EncoderDecoder(Container):
         By part: ``encoder.weight_ih_l0``, ``decoder. ...``, ``attention.weight_query``,
         ``combine.weight``, ``output.weight``; with both directions ``bridge.weight`` (for an LSTM
         ``bridge_c.weight`` too), with embeddings ``embed_source.weight``, ``embed_target.weight``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what came: ``start: expected an id in [0, 12),
+        got 12``.
 
     Notes
     -----
@@ -103,8 +109,7 @@ class EncoderDecoder(Container):
     ):
         self.source_size = check_positive("source_size", source_size)
         self.target_size = check_positive("target_size", target_size)
-        if cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+        check_cell(cell)
         self.hidden_size = H = check_positive("hidden_size", hidden_size)
         M = H if attention_size is None else check_positive("attention_size", attention_size)
         check_index("embedding", embedding)
@@ -194,6 +199,23 @@ class EncoderDecoder(Container):
         """Return the logits of every target, None, and a tape with ``tape.attention``.
 
         Teacher forcing: the decoder reads the targets, whatever it would have written.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+
+        Returns
+        -------
+        logits : ndarray (T, B, V)
+        state : None
+        tape : EncoderDecoderTape
+            ``tape.backward(dlogits)`` adds into `grads`; ``tape.attention`` is (T, B, S).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
         """
         return self._run(x, state, lengths, keep=True)
 

@@ -7,6 +7,7 @@ A task's module has
                                       lists of them, as JSON can hold them. `quick` is a few
                                       seconds' worth, for tests. Where chance plays a part there is
                                       a third argument, `seed`: the claims do not hang on it.
+                                      It raises `ClaimError` if something did not come true.
     picture(figures)                  draws these figures; returns a matplotlib Figure.
 """
 
@@ -35,7 +36,18 @@ class ClaimError(AssertionError):
 
 
 def check(claim: str, holds: bool) -> None:
-    """Print a claim that holds; raise `ClaimError` if it does not."""
+    """Print a claim that holds.
+
+    Parameters
+    ----------
+    claim : str
+    holds : bool
+
+    Raises
+    ------
+    ClaimError
+        ``did not come true: CLAIM``, if it does not hold.
+    """
     if not holds:
         raise ClaimError(f"did not come true: {claim}")
     print(f"checked: {claim}")
@@ -43,6 +55,16 @@ def check(claim: str, holds: bool) -> None:
 
 def load(name: str):
     """Return the module of a task.
+
+    Parameters
+    ----------
+    name : str
+        A key of `TASKS`.
+
+    Returns
+    -------
+    module
+        With ``run`` and ``picture``.
 
     Raises
     ------

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..layers._checks import check_index
+
 BLANK, GO = 8, 9  # the copy task's tokens besides 0..7
 
 
@@ -28,12 +30,18 @@ def adding(rng, T, B):
         Numbers from [0, 1), and 1 at the two marks.
     target : float32 (B, 1)
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``T: expected an integer >= 2, got 1``, and so for B.
+
     Examples
     --------
     >>> x, target = adding(np.random.default_rng(0), 10, 3)
     >>> np.allclose((x[..., 0] * x[..., 1]).sum(0), target[:, 0])
     True
     """
+    T, B = check_index("T", T, 2), check_index("B", B)
     x = np.zeros((T, B, 2), np.float32)
     x[..., 0] = rng.random((T, B), np.float32)
     rows = np.arange(B)
@@ -59,6 +67,11 @@ def copying(rng, T, B):
     x, target : integers (T + 20, B)
         Tokens: symbols 0..7, BLANK, GO; the target has no GO.
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``T: expected an integer >= 1, got 0``, and so for B.
+
     Examples
     --------
     >>> x, target = copying(np.random.default_rng(0), T=3, B=1)
@@ -67,6 +80,7 @@ def copying(rng, T, B):
     >>> print(*target[:, 0])
     8 8 8 8 8 8 8 8 8 8 8 8 8 6 5 4 2 2 0 0 0 1 6
     """
+    T, B = check_index("T", T, 1), check_index("B", B)
     symbols = rng.integers(0, 8, (10, B))
     x = np.full((T + 20, B), BLANK)
     target = x.copy()
@@ -76,6 +90,15 @@ def copying(rng, T, B):
 
 def copying_baseline(T):
     """Nats per step of the copy task without memory: 10 ln 8 / (T + 20).
+
+    Parameters
+    ----------
+    T : int
+        Blanks to bridge.
+
+    Returns
+    -------
+    float
 
     Examples
     --------
@@ -104,12 +127,22 @@ def recall(rng, T, B, distance, symbols=8):
     x : integers (T, B)
     target : integers (B,)
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``distance: expected 1 to T = 6, got 7``, ``symbols: expected an integer >= 1, got 0``, and
+        so for T and B.
+
     Examples
     --------
     >>> x, target = recall(np.random.default_rng(0), T=6, B=4, distance=2)
     >>> np.array_equal(target, x[4])
     True
     """
+    T, B = check_index("T", T, 1), check_index("B", B)
+    distance, symbols = check_index("distance", distance, 1), check_index("symbols", symbols, 1)
+    if distance > T:
+        raise ValueError(f"distance: expected 1 to T = {T}, got {distance}")
     x = rng.integers(0, symbols, (T, B))
     return x, x[T - distance].copy()
 
@@ -128,6 +161,11 @@ def binary_sums(rng, bits, B):
     x : float32 (bits + 1, B, 2)
     target : float32 (bits + 1, B, 1)
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``bits: expected 1 to 62, got 63``, and so for B.
+
     Examples
     --------
     >>> x, target = binary_sums(np.random.default_rng(0), 3, 1)
@@ -135,6 +173,9 @@ def binary_sums(rng, bits, B):
     >>> weights @ x[:, 0], weights @ target[:, 0]
     (array([5., 6.]), array([11.]))
     """
+    bits, B = check_index("bits", bits, 1), check_index("B", B)
+    if bits > 62:
+        raise ValueError(f"bits: expected 1 to 62, got {bits}")
     place = np.arange(bits + 1)[:, None]
     numbers = rng.integers(0, 1 << bits, (2, 1, B))
     x = (numbers >> place & 1).astype(np.float32)
