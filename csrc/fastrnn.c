@@ -102,6 +102,15 @@ static int64_t panel_units(const fr_layer *layer)
     return (layer->hidden_size + nr - 1) / nr * nr;
 }
 
+/* Elements from one row of some Hp each to the next: an odd number of cache lines. With H a multiple
+ * of 128 all rows would begin in the same few sets of the first-level cache, and a tile, which
+ * touches a line of every slot of several rows, would drive out its own. */
+static size_t row_elements(const fr_layer *layer, int slots)
+{
+    const size_t bytes = (size_t)slots * (size_t)panel_units(layer) * real_bytes(layer);
+    return slots ? ((bytes + FR_ALIGN - 1) / FR_ALIGN | 1) * FR_ALIGN / real_bytes(layer) : 0;
+}
+
 static fr_status check_layer(const fr_layer *layer)
 {
     if (!layer || (unsigned)layer->cell >= FR_CELLS || (unsigned)layer->dtype >= FR_DTYPES)
@@ -293,6 +302,9 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     arena a = {base, 0, 1};
 
     call->Hp = (int64_t)Hp;
+    call->xw_row = (int64_t)row_elements(layer, cell->gates);
+    call->reserve_row = (int64_t)row_elements(layer, cell->slots);
+    call->dg_row = (int64_t)row_elements(layer, cell->dslots);
     call->rows.T = longest(seq);
     call->rows.B = seq->B;
     call->rows.reverse = seq->reverse != 0;
@@ -320,17 +332,17 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
         if (cell->has_c && !training)
             call->c_start = place(&a, B, Hp, real, 1);
         if (cell->phases > 1 && !training) /* a later phase reads what an earlier one kept */
-            call->gates = place(&a, B, (size_t)cell->slots, Hp, real);
+            call->gates = place(&a, B, (size_t)call->reserve_row, real, 1);
         if (!tokens) {
-            call->xw = place(&a, chunk_rows, G, Hp, real);
+            call->xw = place(&a, chunk_rows, (size_t)call->xw_row, real, 1);
             call->work_stride = call->blas ? chunk_rows * I * real : 0;
         }
     } else {
         call->carry_h = place(&a, B, Hp, real, 1);
         call->carry_c = place(&a, B, Hp, real, 1);
         call->step_scale = (double *)(void *)place(&a, B, sizeof(double), 1, 1);
-        call->dG[0] = place(&a, chunk_rows, D, Hp, real);
-        call->dG[1] = place(&a, chunk_rows, D, Hp, real);
+        call->dG[0] = place(&a, chunk_rows, (size_t)call->dg_row, real, 1);
+        call->dG[1] = place(&a, chunk_rows, (size_t)call->dg_row, real, 1);
         if (tokens && total_rows(seq) >= seq->B + layer->input_size / 2)
             call->dtable = place(&a, I, G, Hp, real);
         call->own_stride = own_bytes(call, G, tokens);
@@ -365,7 +377,7 @@ size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
     const fr_cell_traits *cell = &fr_cells[layer->cell];
     const size_t Hp = (size_t)panel_units(layer), real = real_bytes(layer);
     arena a = {NULL, FR_ALIGN, 1}; /* never 0 bytes, even for a cell that keeps nothing */
-    reserve_bytes(&a, (size_t)total_rows(seq), (size_t)cell->slots, Hp, real);
+    reserve_bytes(&a, (size_t)total_rows(seq), row_elements(layer, cell->slots), real, 1);
     if (cell->has_c)
         reserve_bytes(&a, (size_t)seq->B, Hp, real, 1);
     return a.ok ? a.used : 0;
@@ -448,9 +460,8 @@ static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, 
 /* c before the first step is kept behind the reserve's rows, for backward. */
 static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserve)
 {
-    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const size_t rows = (size_t)total_rows(seq) * (size_t)cell->slots * (size_t)call->Hp;
-    return (char *)(uintptr_t)reserve + rows * real_bytes(&call->layer);
+    const size_t elements = (size_t)total_rows(seq) * (size_t)call->reserve_row;
+    return (char *)(uintptr_t)reserve + elements * real_bytes(&call->layer);
 }
 
 static fr_status run(fr_call *call, fr_job *job)
@@ -541,6 +552,7 @@ fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, co
     if (slot < 0 || slot >= cell->slots || !reserve || !out || (!out->p && seq->T && seq->B))
         return FR_EARG;
     const int64_t Hp = panel_units(layer), B = seq->B;
+    const int64_t stride = (int64_t)row_elements(layer, cell->slots);
     const size_t real = real_bytes(layer), bytes = (size_t)layer->hidden_size * real;
     for (int64_t b = 0; b < B; b++) {
         const int64_t n = seq->lengths ? seq->lengths[b] : seq->T;
@@ -550,7 +562,7 @@ fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, co
         for (int64_t s = 0; s < n; s++) {
             const int64_t t = seq->reverse ? n - 1 - s : s;
             memcpy((char *)out->p + (t * out->st + b * out->sb) * (ptrdiff_t)real,
-                   (const char *)reserve + (size_t)((row * cell->slots + slot) * Hp) * real, bytes);
+                   (const char *)reserve + (size_t)(row * stride + slot * Hp) * real, bytes);
             row += seq->lengths ? 0 : B;
             for (int64_t k = 0; k < B && seq->lengths; k++) /* as many as were active at s */
                 row += seq->lengths[k] > s;

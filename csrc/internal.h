@@ -154,6 +154,8 @@ typedef struct fr_call {
     fr_plan plan;
     fr_rows rows;
     int64_t Hp;          /* H rounded up to whole panels */
+    /* elements from one row to the next, of several Hp each: row_elements in fastrnn.c */
+    int64_t xw_row, reserve_row, dg_row;
     fr_place *everybody; /* [threads] */
     fr_place *sharers;   /* [rows of the plan][units]: those that share a part of the batch */
     const char *packed;
@@ -176,8 +178,8 @@ typedef struct fr_call {
     char *c_start;           /* [B][Hp] c before the first step; inference keeps c there */
     char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
     double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
-    char *gates;             /* [B][slots][Hp]: the reserve of inference, where a cell needs one */
-    char *xw;                /* [chunk * B][gates][Hp] */
+    char *gates;             /* [B][reserve_row]: the reserve of inference, where a cell needs one */
+    char *xw;                /* [chunk * B][xw_row] */
     char *dG[2];             /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
     char *own;               /* weight gradients of all parts but the first; NULL: they share */
     size_t own_stride;

@@ -27,7 +27,8 @@ def citing_files():
     endings = {".py", ".pyx", ".pxi", ".pyi", ".c", ".h"}
     for folder in ("src", "csrc", "tests", "bench"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in endings and "build" not in path.parts and path.name != "test_math.py":
+            ours = not any(part == "build" or part.startswith(".") for part in path.parts)
+            if path.suffix in endings and ours and path.name != "test_math.py":
                 yield path
 
 

@@ -30,7 +30,7 @@ static void NAME(input_product)(const fr_call *call, real *out, const real *cons
                                 ptrdiff_t p0, ptrdiff_t p1)
 {
     const ptrdiff_t I = call->layer.input_size, Hp = call->Hp, G = fr_cells[call->layer.cell].gates;
-    const ptrdiff_t ld = G * Hp;
+    const ptrdiff_t ld = call->xw_row;
     const real *W = (const real *)(call->packed + call->at.W);
     const real *bias = (const real *)(call->packed + call->at.bias);
     const real *init[FR_MR];
@@ -59,12 +59,12 @@ static void NAME(input_product_blas)(const fr_call *call, real *out, const real 
     for (ptrdiff_t r = 0; r < n; r++) {
         memcpy(gathered + r * I, x[r], (size_t)I * sizeof(real));
         for (ptrdiff_t g = 0; g < G; g++)
-            memcpy(out + (r * G + g) * Hp + p0 * NR, bias + g * Hp + p0 * NR,
+            memcpy(out + r * call->xw_row + g * Hp + p0 * NR, bias + g * Hp + p0 * NR,
                    (size_t)((p1 - p0) * NR) * sizeof(real));
     }
     for (ptrdiff_t g = 0; g < G; g++)
         fr_blas_gemm(call->layer.dtype, 0, 1, n, (p1 - p0) * NR, I, gathered, I,
-                     plain + (g * Hp + p0 * NR) * I, I, 1, out + g * Hp + p0 * NR, G * Hp);
+                     plain + (g * Hp + p0 * NR) * I, I, 1, out + g * Hp + p0 * NR, call->xw_row);
 }
 
 /* dx[r] (+)= dG[r] W for n rows; only the slots that feed the input weights. */
@@ -106,12 +106,12 @@ static void NAME(dx_product_blas)(const fr_call *call, real *const *dx, const re
                                   ptrdiff_t n, real *gathered)
 {
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
-    const ptrdiff_t G = fr_cells[call->layer.cell].gates, D = fr_cells[call->layer.cell].dslots;
+    const ptrdiff_t G = fr_cells[call->layer.cell].gates;
     const real *plain = (const real *)(call->packed + call->at.plain);
     if (n == 0)
         return;
     for (ptrdiff_t g = 0; g < G; g++) /* rows of a chunk lie back to back: dg[0] is a matrix */
-        fr_blas_gemm(call->layer.dtype, 0, 0, n, I, H, dg[0] + g * Hp, D * Hp, plain + g * Hp * I,
+        fr_blas_gemm(call->layer.dtype, 0, 0, n, I, H, dg[0] + g * Hp, call->dg_row, plain + g * Hp * I,
                      I, g != 0, gathered, I);
     for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t k = 0; k < I; k++)
@@ -207,7 +207,7 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 const ptrdiff_t M = u1 - u < FR_MC ? u1 - u : FR_MC;
                 const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
                 /* rows of a chunk lie back to back: they are a matrix */
-                NAME(transpose)(transposed, ldt, dg[k0] + slot * Hp + u, cell->dslots * Hp, K, M);
+                NAME(transpose)(transposed, ldt, dg[k0] + slot * Hp + u, call->dg_row, K, M);
                 for (ptrdiff_t k = 0; k < K; k++) {
                     const real *from = dg[k0 + k] + slot * Hp + u;
                     for (ptrdiff_t m = 0; m < M; m++)
@@ -238,7 +238,7 @@ static void NAME(weight_gradient_blas)(const fr_call *call, const real *const *d
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
-                    ld = cell->dslots * Hp;
+                    ld = call->dg_row;
     real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
 
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {

@@ -74,7 +74,7 @@ FR_INLINE const real *NAME(h_before)(const fr_call *call, int64_t s, int64_t j)
 FR_INLINE real *NAME(reserve_row)(const fr_call *call, int64_t s, int64_t j)
 {
     return (real *)call->reserve +
-           fr_row(&call->rows, s, j) * fr_cells[call->layer.cell].slots * call->Hp;
+           fr_row(&call->rows, s, j) * call->reserve_row;
 }
 
 /* c that enters step s of row j, and where step s leaves its own. c is the last slot of the
@@ -111,11 +111,11 @@ static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, in
             a->xw[q] = (const real *)(call->packed + call->at.table) +
                        call->tokens.p[t * call->tokens.st + b * call->tokens.sb] * cell->gates * Hp;
         else
-            a->xw[q] = xw + q * cell->gates * Hp;
+            a->xw[q] = xw + q * call->xw_row;
         if (call->reserve)
             a->gates[q] = NAME(reserve_row)(call, s, j);
         else
-            a->gates[q] = call->gates ? (real *)call->gates + j * cell->slots * Hp : NULL;
+            a->gates[q] = call->gates ? (real *)call->gates + j * call->reserve_row : NULL;
         if (cell->has_c) {
             a->c[q] = NAME(c_of_step)(call, s, j);
             a->cprev[q] = fr_is_reset(rows, s, j) ? (const real *)call->zeros
@@ -133,7 +133,7 @@ static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, i
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t Hp = call->Hp, row = cell->dslots * Hp;
+    const ptrdiff_t Hp = call->Hp, row = call->dg_row;
     const int64_t n = fr_part_active(part, s < 0 ? rows->B : fr_active(rows, s));
     const real *zeros = (const real *)call->zeros;
     for (int64_t q = 0; q < n; q++) {
@@ -186,7 +186,7 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
             for (int64_t q = 0; q < fr_part_active(&part, fr_active(rows, s)); q++, n++) {
                 const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j);
                 const int64_t t = fr_time(rows, s, j);
-                c->dg[n] = dg + n * cell->dslots * call->Hp;
+                c->dg[n] = dg + n * call->dg_row;
                 c->h[n] = NAME(h_before)(call, s, j);
                 c->rh[n] =
                     cell->rh_slot ? NAME(reserve_row)(call, s, j) + cell->rh_slot * call->Hp : NULL;

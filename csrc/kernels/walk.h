@@ -33,7 +33,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     const fr_call *call = arg;
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size, G = cell->gates, Hp = call->Hp;
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
     const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
     const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
     const int units = call->plan.units, unit = tid % units;
@@ -41,7 +41,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     NAME(row_arrays) a;
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
-    real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * G * Hp;
+    real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
 
     if (cell->has_c && u1 > u0)
         for (int64_t q = 0; q < part.nj; q++) {
@@ -66,7 +66,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             else NAME(input_product)(call, xw, x, n, part.p0, part.p1);
         }
         for (int64_t s = s0; s < s1; s++) {
-            const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * G * Hp, &a);
+            const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
             used += n;
             if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
@@ -102,7 +102,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     const fr_call *call = arg;
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, row = cell->dslots * Hp;
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, row = call->dg_row;
     const int threads = call->plan.threads;
     const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
     const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
