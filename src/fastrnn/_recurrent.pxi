@@ -41,6 +41,8 @@ cdef class Cell:
             if p.use & use == use:
                 return p
             use |= p.use
+        # Unless a tape still needs it, the old block is taken again: it is in the cache.
+        self.packed = p = None
         p = Packed()
         p.block = Block(fr_packed_bytes(&self.layer, use))
         p.use, p.stamp, p.blas = use, stamp, _blas_serial
