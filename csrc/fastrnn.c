@@ -318,6 +318,9 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
 
     call->everybody = (fr_place *)place(&a, 2 * threads, sizeof(fr_place), 1, 1);
     call->sharers = call->everybody + (base ? threads : 0);
+    if (call->plan.takes_over)
+        call->claims =
+            (fr_place *)place(&a, (size_t)call->plan.rows * (Hp / nr), sizeof(fr_place), 1, 1);
     if (seq->lengths) {
         call->rows.order = (int64_t *)place(&a, B, 8, 1, 1);
         call->rows.len = (int64_t *)place(&a, B, 8, 1, 1);
@@ -446,6 +449,9 @@ static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, 
     if (!lay_out(call, seq, backward, training, by_token, base))
         return FR_EDIM;
     memset(call->everybody, 0, sizeof(fr_place) * 2 * (size_t)call->plan.threads);
+    if (call->claims)
+        memset(call->claims, 0,
+               sizeof(fr_place) * (size_t)call->plan.rows * (size_t)(call->Hp / typed(layer)->nr));
     memset(call->zeros, 0,
            (size_t)(fr_cells[layer->cell].dslots > fr_cells[layer->cell].gates
                         ? fr_cells[layer->cell].dslots

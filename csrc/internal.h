@@ -115,6 +115,15 @@ typedef struct fr_place {
 
 void fr_meet(fr_place *places, int n, int me);
 
+/* Work that is taken, not dealt out: 1 for the first that asks in this round. Rounds are counted from
+ * 1, and everything is asked for in every one of them; between two the threads meet. */
+static inline int fr_claim(fr_place *work, unsigned round)
+{
+    return (unsigned)atomic_load_explicit(&work->times, memory_order_relaxed) != round &&
+           (unsigned)atomic_exchange_explicit(&work->times, (int)round, memory_order_relaxed) !=
+               round;
+}
+
 typedef void fr_job(void *arg, int tid);
 fr_status fr_team_run(int threads, fr_job *job, void *arg); /* job(arg, 0 .. threads-1) */
 
@@ -153,11 +162,12 @@ typedef struct fr_call {
     fr_layer layer;
     fr_plan plan;
     fr_rows rows;
-    int64_t Hp;          /* H rounded up to whole panels */
+    int64_t Hp; /* H rounded up to whole panels */
     /* elements from one row to the next, of several Hp each: row_elements in fastrnn.c */
     int64_t xw_row, reserve_row, dg_row;
     fr_place *everybody; /* [threads] */
     fr_place *sharers;   /* [rows of the plan][units]: those that share a part of the batch */
+    fr_place *claims;    /* [rows of the plan][panels], or NULL: every thread keeps to its own */
     const char *packed;
     fr_packed_layout at;
     int blas; /* batched products by the foreign provider */
@@ -178,10 +188,10 @@ typedef struct fr_call {
     char *c_start;           /* [B][Hp] c before the first step; inference keeps c there */
     char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
     double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
-    char *gates;             /* [B][reserve_row]: the reserve of inference, where a cell needs one */
-    char *xw;                /* [chunk * B][xw_row] */
-    char *dG[2];             /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
-    char *own;               /* weight gradients of all parts but the first; NULL: they share */
+    char *gates; /* [B][reserve_row]: the reserve of inference, where a cell needs one */
+    char *xw;    /* [chunk * B][xw_row] */
+    char *dG[2]; /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
+    char *own;   /* weight gradients of all parts but the first; NULL: they share */
     size_t own_stride;
     char *dtable;   /* [I][gates][Hp]: gradient of the token table */
     char *pointers; /* per thread: row pointers */

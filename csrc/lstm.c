@@ -92,7 +92,7 @@ FR_INLINE void NAME(lstm_backward_tile)(const fr_call *call, const NAME(row_arra
             vstore(dg_row + Hp + u, dc * vload(a->cprev[q + m] + u) * f * ((real)1 - f));
             vstore(dg_row + 2 * Hp + u, dc * i * ((real)1 - g * g));
             vstore(dg_row + 3 * Hp + u, dh * h_t * ((real)1 - o)); /* do * o = dh * h (L13) */
-            vstore(a->carry_c[q + m] + u, dc * f); /* (L8) */
+            vstore(a->carry_c[q + m] + u, dc * f);                 /* (L8) */
         }
     }
 }

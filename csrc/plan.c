@@ -5,6 +5,11 @@
  *          own cache (Diamos et al. 2016 call it persistent); one barrier a step
  *   both   a grid, with a barrier among those that share rows
  *
+ * Cores are seldom equally fast: some share their multipliers with somebody else, some are of a slower
+ * kind. A thread that walks its own rows waits for the slowest one at the end. Threads that share
+ * rows can do better, forward and with enough work a step: who is done takes over panels of the
+ * others. Which thread computes a panel changes no number.
+ *
  * The choice is the cheapest by a model of one step, in cycles: a tile costs its multiply-adds
  * or the latency of a few of them, whichever is more; weights cost what the cache level that
  * holds them can deliver. The constants are rough on purpose; they need to rank, not to predict. */
@@ -15,10 +20,12 @@ enum {
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
-    TEAM_CYCLES = 30000,  /* a thread must save more: handing over is 1 us if it spins, 10 if it
+    TEAM_CYCLES = 30000,      /* a thread must save more: handing over is 1 us if it spins, 10 if it
                                * is parked, and a time slice if somebody else has its core */
-    XW_BYTES = 192 << 10, /* a chunk of xw stays in the second-level cache */
-    BACKWARD_ROWS = 256,  /* rows of dG that make a product over a chunk worth its packing */
+    TAKE_OVER_CYCLES = 30000, /* a step of a thread that makes taking over worth its traffic */
+    UNEVEN_PERCENT = 10,      /* what parts of the batch lose by waiting for the slowest thread */
+    XW_BYTES = 192 << 10,     /* a chunk of xw stays in the second-level cache */
+    BACKWARD_ROWS = 256,      /* rows of dG that make a product over a chunk worth its packing */
     /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
      * from far away, and more rows have to share the way: a tenth of a training step at H = 512. */
     FAR_BYTES = 2 << 20,
@@ -54,23 +61,27 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const double batched =
         (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
         (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
-    fr_plan best = {1, 1, 1, 1};
+    fr_plan best = {.threads = 1, .rows = 1, .units = 1, .chunk = 1};
     double least = 0;
 
     for (int rows = 1; rows <= threads && rows <= B; rows++)
         for (int units = 1; rows * units <= threads && units <= P; units++) {
             const int n = rows * units;
-            double cycles = step_cycles(cell, (B + rows - 1) / rows, (P + units - 1) / units,
-                                        layer->hidden_size, panel, real_bytes) +
-                            batched / n;
+            const double step = step_cycles(cell, (B + rows - 1) / rows, (P + units - 1) / units,
+                                            layer->hidden_size, panel, real_bytes);
+            const int large = !backward && B / rows > 1 && step >= TAKE_OVER_CYCLES;
+            double cycles = step + batched / n;
             if (units > 1)
                 cycles += BARRIER_CYCLES * cell->phases;
+            else if (rows > 1 && large)
+                cycles *= 1 + UNEVEN_PERCENT / 100.0;
             cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n : 0);
             if (least == 0 || cycles < least) {
                 least = cycles;
                 best.threads = n;
                 best.rows = rows;
                 best.units = units;
+                best.takes_over = units > 1 && large;
             }
         }
 

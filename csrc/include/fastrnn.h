@@ -271,6 +271,7 @@ typedef struct fr_plan {
     int threads;     /* rows * units of them */
     int rows, units; /* parts of the batch; parts of the hidden units */
     int64_t chunk;   /* time steps whose batched products are done together */
+    int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

@@ -111,8 +111,8 @@ static void NAME(dx_product_blas)(const fr_call *call, real *const *dx, const re
     if (n == 0)
         return;
     for (ptrdiff_t g = 0; g < G; g++) /* rows of a chunk lie back to back: dg[0] is a matrix */
-        fr_blas_gemm(call->layer.dtype, 0, 0, n, I, H, dg[0] + g * Hp, call->dg_row, plain + g * Hp * I,
-                     I, g != 0, gathered, I);
+        fr_blas_gemm(call->layer.dtype, 0, 0, n, I, H, dg[0] + g * Hp, call->dg_row,
+                     plain + g * Hp * I, I, g != 0, gathered, I);
     for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t k = 0; k < I; k++)
             dx[r][k] = gathered[r * I + k] + (call->dx_add ? dx[r][k] : 0);

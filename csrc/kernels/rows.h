@@ -73,8 +73,7 @@ FR_INLINE const real *NAME(h_before)(const fr_call *call, int64_t s, int64_t j)
 
 FR_INLINE real *NAME(reserve_row)(const fr_call *call, int64_t s, int64_t j)
 {
-    return (real *)call->reserve +
-           fr_row(&call->rows, s, j) * call->reserve_row;
+    return (real *)call->reserve + fr_row(&call->rows, s, j) * call->reserve_row;
 }
 
 /* c that enters step s of row j, and where step s leaves its own. c is the last slot of the
@@ -274,6 +273,49 @@ FR_INLINE ptrdiff_t NAME(panel_group)(ptrdiff_t rows, const fr_part *part, ptrdi
     const ptrdiff_t most = rows == 1 ? NAME(most_panels) : 1;
     *first = part->p0 + most * (backwards ? NAME(panel_groups)(rows, part) - 1 - i : i);
     return part->p1 - *first < most ? part->p1 - *first : most;
+}
+
+/* The panels that a thread takes in a step: its own, and then what is left of the others', from the
+ * end to which they come last. */
+typedef struct NAME(panel_walk) {
+    const fr_call *call;
+    fr_place *claims; /* of this part of the batch; NULL: only its own */
+    unsigned round;
+    ptrdiff_t rows;
+    int tid, backwards, turn;
+    ptrdiff_t i;
+    fr_part part;
+} NAME(panel_walk);
+
+FR_INLINE NAME(panel_walk) NAME(begin_panels)(const fr_call *call, const fr_part *part, int tid,
+                                              ptrdiff_t rows, int backwards, unsigned round)
+{
+    NAME(panel_walk)
+    w = {.call = call, .rows = rows, .tid = tid, .backwards = backwards, .part = *part};
+    if (round) {
+        w.claims = call->claims + tid / call->plan.units * (call->Hp / NR);
+        w.round = round;
+    }
+    return w;
+}
+
+/* How many panels, `first` and those after it, are next; 0: none are left. */
+FR_INLINE ptrdiff_t NAME(next_panels)(NAME(panel_walk) * w, ptrdiff_t *first)
+{
+    const int units = w->call->plan.units;
+    for (;;) {
+        while (w->i < NAME(panel_groups)(w->rows, &w->part)) {
+            const int backwards = w->backwards ^ (w->turn > 0);
+            const ptrdiff_t n = NAME(panel_group)(w->rows, &w->part, w->i++, backwards, first);
+            if (!w->claims || fr_claim(&w->claims[*first], w->round))
+                return n;
+        }
+        if (!w->claims || ++w->turn == units)
+            return 0;
+        const int other = w->tid - w->tid % units + (w->tid + w->turn) % units;
+        w->part = fr_plan_part(&w->call->plan, &w->call->rows, w->call->Hp / NR, other);
+        w->i = 0;
+    }
 }
 
 /* ---- the products of one step --------------------------------------------------------------- */

@@ -42,6 +42,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
+    unsigned round = 0;
 
     if (cell->has_c && u1 > u0)
         for (int64_t q = 0; q < part.nj; q++) {
@@ -50,6 +51,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             (NAME(c_of_step)(call, -1, j) + u0,
              call->c0 ? (const real *)call->c0 + b * H + u0 : NULL, u1 - u0);
         }
+    if (call->claims) /* who takes over a panel reads its c */
+        fr_meet(sharers, units, unit);
     for (int64_t s0 = 0; s0 < rows->T; s0 += call->plan.chunk) {
         const int64_t s1 = rows->T - s0 < call->plan.chunk ? rows->T : s0 + call->plan.chunk;
         ptrdiff_t used = 0; /* rows of xw that the recurrence has consumed */
@@ -60,10 +63,17 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                     const int64_t j = part.j0 + q * part.jstep;
                     x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
                 }
-            if (call->blas)
+            if (call->blas) {
                 NAME(input_product_blas)
-            (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
-            else NAME(input_product)(call, xw, x, n, part.p0, part.p1);
+                (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
+            } else {
+                NAME(panel_walk)
+                walk = NAME(begin_panels)(call, &part, tid, n, 0, call->claims ? ++round : 0);
+                for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));)
+                    NAME(input_product)(call, xw, x, n, p, p + w);
+            }
+            if (call->claims) /* and its xw */
+                fr_meet(sharers, units, unit);
         }
         for (int64_t s = s0; s < s1; s++) {
             const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
@@ -71,8 +81,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
-                for (ptrdiff_t i = 0, p, w; i < NAME(panel_groups)(n, &part); i++) {
-                    w = NAME(panel_group)(n, &part, i, s & 1, &p);
+                NAME(panel_walk)
+                walk = NAME(begin_panels)(call, &part, tid, n, s & 1, call->claims ? ++round : 0);
+                for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
                         NAME(fetch_forward)(call, &a, q, h, p);
@@ -152,8 +163,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
-                for (ptrdiff_t i = 0, p, w; i < NAME(panel_groups)(n, &part); i++) {
-                    w = NAME(panel_group)(n, &part, i, s & 1, &p);
+                NAME(panel_walk) walk = NAME(begin_panels)(call, &part, tid, n, s & 1, 0);
+                for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
                         NAME(fetch_backward)(call, &a, q, h, p);

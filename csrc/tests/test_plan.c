@@ -69,6 +69,23 @@ static void a_large_problem_uses_every_thread_and_a_tiny_one_only_one(void)
         }
 }
 
+/* Only threads that share rows can take over each other's panels, and only if a step is worth it. */
+static void threads_take_over_panels_where_a_step_is_long(void)
+{
+    const fr_layer large = {FR_LSTM, FR_F32, 256, 256}, small = {FR_LSTM, FR_F32, 16, 16};
+    for (int threads = 1; threads <= 4; threads++) {
+        const fr_plan much = shipped_make_plan(&large, 100, 32, threads, 16, 0);
+        const fr_plan little = shipped_make_plan(&small, 100, 32, threads, 16, 0);
+        const fr_plan one_row = shipped_make_plan(&large, 100, 1, threads, 16, 0);
+        const fr_plan back = shipped_make_plan(&large, 100, 32, threads, 16, 1);
+        CHECK(much.takes_over == (threads > 1), "%d threads, a long step", threads);
+        CHECK(!much.takes_over || much.units > 1, "%d threads, but nobody shares rows", threads);
+        CHECK(!little.takes_over, "%d threads, a short step", threads);
+        CHECK(!one_row.takes_over, "%d threads, a single row", threads);
+        CHECK(!back.takes_over, "%d threads, backward", threads);
+    }
+}
+
 static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
 {
     const fr_layer layer = {FR_GRU, FR_F32, 64, 200};
@@ -91,7 +108,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1};
+    const fr_plan plan = {rows * units, rows, units, 1, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -141,7 +158,7 @@ static void ragged_rows_are_dealt_out_in_turn(void)
 {
     const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
     const fr_rows of = {.T = 9, .B = 7, .len = lengths};
-    const fr_plan plan = {2, 2, 1, 1};
+    const fr_plan plan = {2, 2, 1, 1, 0};
     int64_t steps[2] = {0, 0};
     for (int tid = 0; tid < 2; tid++) {
         const fr_part part = fr_plan_part(&plan, &of, 1, tid);
@@ -155,6 +172,7 @@ int main(void)
 {
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
+    RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);
     RUN(ragged_rows_are_dealt_out_in_turn);

@@ -63,10 +63,12 @@ static const struct {
     {"foreign products, tokens", FOREIGN | TOKENS | NO_DX | RESETS},
 };
 
-/* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence. */
+/* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence; panels
+ * dealt out or taken. */
 static const fr_plan plans[] = {
-    {1, 1, 1, 99}, {1, 1, 1, 2}, {2, 2, 1, 1}, {2, 1, 2, 3},
-    {3, 1, 3, 2},  {3, 3, 1, 4}, {4, 2, 2, 2},
+    {1, 1, 1, 99, 0}, {1, 1, 1, 2, 0}, {2, 2, 1, 1, 0}, {2, 1, 2, 3, 0},
+    {3, 1, 3, 2, 0},  {3, 3, 1, 4, 0}, {4, 2, 2, 2, 0}, {2, 1, 2, 1, 1},
+    {2, 1, 2, 3, 1},  {3, 1, 3, 2, 1}, {4, 2, 2, 2, 1},
 };
 
 #define COUNT(list) (int)(sizeof(list) / sizeof *(list))
@@ -150,7 +152,7 @@ static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
             answer want = new_answer(p);
             scalar_solve(p, &want);
             for (int threads = 1; threads <= 2; threads++) {
-                forced_plan = (fr_plan){threads, 1, threads, 27};
+                forced_plan = (fr_plan){threads, 1, threads, 27, 0};
                 compare(p, cell & 1 ? FR_F32 : FR_F64, &want, "27 * 13 rows");
             }
             free_answer(&want);

@@ -64,7 +64,7 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
 
     problem *p = new_problem(FR_GRU, 3, 4, 2, 5, 0);
     answer a = new_answer(p);
-    forced_plan = (fr_plan){2, 2, 1, 3};
+    forced_plan = (fr_plan){2, 2, 1, 3, 0};
     const fr_status status = engine_solve(p, FR_F32, &a); /* checks padding, inputs, canaries */
     CHECK(status == FR_ETHREAD, "%s", fr_status_text(status));
     for (size_t i = 0; i < a.count[Y]; i++)
@@ -191,7 +191,7 @@ static void callers_may_share_weights_and_inputs(void)
         w[i] = (float)uniform() / 8;
     shared s = {{FR_LSTM, FR_F32, I, H}, {.T = T, .B = B}, {x, B * I, I}, NULL};
     for (int split = 0; split < 3; split++) { /* 2: with a foreign provider */
-        forced_plan = split ? (fr_plan){2, 1, 2, 2} : (fr_plan){1, 1, 1, 2};
+        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1} : (fr_plan){1, 1, 1, 2, 0};
         if (split == 2)
             naive_blas_select(0);
         s.packed = guarded(fr_packed_bytes(&s.layer, FR_USE_DENSE));
