@@ -2,8 +2,9 @@
 
 What it is: a process for each contender and number of threads, each in an environment of its own,
 which is made on the first run (bench/.envs). A case is built by all of them, their results are
-compared, then slices of their times alternate: nobody works while another one does, and before each
-slice there is a pause in which the threads of the one before, which spin for a while, fall asleep.
+compared, then slices of their times alternate. Whoever is not asked is stopped, by a signal where
+the system has one: threads of some libraries spin for a tenth of a second after their work, on the
+cores of the next.
 Writes results/NAME.json and .md, anew after each case.
 What it is not: a judgement on models; it is layers, alone.
 
@@ -25,6 +26,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,9 +65,11 @@ class Process:
         """Send a line, return the answer; a worker that is gone answers ``{"blank": why}``."""
         if not self.dead:
             try:
+                self.signal("SIGCONT")
                 self.process.stdin.write(request + "\n")
                 self.process.stdin.flush()
                 answer = self.process.stdout.readline()
+                self.signal("SIGSTOP")
             except BrokenPipeError:
                 answer = ""
             if answer:
@@ -80,7 +84,13 @@ class Process:
             print(f"{self.name}, {self.threads} threads: {self.dead}", file=sys.stderr, flush=True)
         return {"blank": self.dead}
 
+    def signal(self, name):
+        number = getattr(signal, name, None)  # Windows has none of them
+        if number is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
     def close(self):
+        self.signal("SIGCONT")
         self.process.stdin.close()
         self.process.wait()
 

@@ -20,12 +20,12 @@ enum {
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
-    TEAM_CYCLES = 30000,      /* a thread must save more: handing over is 1 us if it spins, 10 if it
+    TEAM_CYCLES = 30000, /* a thread must save more: handing over is 1 us if it spins, 10 if it
                                * is parked, and a time slice if somebody else has its core */
-    TAKE_OVER_CYCLES = 30000, /* a step of a thread that makes taking over worth its traffic */
-    UNEVEN_PERCENT = 10,      /* what parts of the batch lose by waiting for the slowest thread */
-    XW_BYTES = 192 << 10,     /* a chunk of xw stays in the second-level cache */
-    BACKWARD_ROWS = 256,      /* rows of dG that make a product over a chunk worth its packing */
+    TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
+    UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
+    XW_BYTES = 192 << 10,      /* a chunk of xw stays in the second-level cache */
+    BACKWARD_ROWS = 256,       /* rows of dG that make a product over a chunk worth its packing */
     /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
      * from far away, and more rows have to share the way: a tenth of a training step at H = 512. */
     FAR_BYTES = 2 << 20,

@@ -72,12 +72,12 @@ static void a_large_problem_uses_every_thread_and_a_tiny_one_only_one(void)
 /* Only threads that share rows can take over each other's panels, and only if a step is worth it. */
 static void threads_take_over_panels_where_a_step_is_long(void)
 {
-    const fr_layer large = {FR_LSTM, FR_F32, 256, 256}, small = {FR_LSTM, FR_F32, 16, 16};
+    const fr_layer large = {FR_LSTM, FR_F32, 512, 512}, small = {FR_LSTM, FR_F32, 128, 128};
     for (int threads = 1; threads <= 4; threads++) {
-        const fr_plan much = shipped_make_plan(&large, 100, 32, threads, 16, 0);
-        const fr_plan little = shipped_make_plan(&small, 100, 32, threads, 16, 0);
-        const fr_plan one_row = shipped_make_plan(&large, 100, 1, threads, 16, 0);
-        const fr_plan back = shipped_make_plan(&large, 100, 32, threads, 16, 1);
+        const fr_plan much = shipped_make_plan(&large, 50, 64, threads, 16, 0);
+        const fr_plan little = shipped_make_plan(&small, 50, 64, threads, 16, 0);
+        const fr_plan one_row = shipped_make_plan(&large, 50, 1, threads, 16, 0);
+        const fr_plan back = shipped_make_plan(&large, 50, 64, threads, 16, 1);
         CHECK(much.takes_over == (threads > 1), "%d threads, a long step", threads);
         CHECK(!much.takes_over || much.units > 1, "%d threads, but nobody shares rows", threads);
         CHECK(!little.takes_over, "%d threads, a short step", threads);
