@@ -190,7 +190,7 @@ typedef struct fr_call {
     double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
     char *gates; /* [B][reserve_row]: the reserve of inference, where a cell needs one */
     char *xw;    /* [chunk * B][xw_row] */
-    char *dG[2]; /* [part][step][row][dslots][Hp] of a chunk; chunks alternate */
+    char *dG[2]; /* [part][step][row][dg_row] of a chunk; chunks alternate */
     char *own;   /* weight gradients of all parts but the first; NULL: they share */
     size_t own_stride;
     char *dtable;   /* [I][gates][Hp]: gradient of the token table */

@@ -27,6 +27,7 @@ class Contender:
                 if case.mode == "stream"
                 else (self._infer(session, case, data))
             )
+        # A type or option it has no kernel for; its own exception is not Python's.
         except (ort.capi.onnxruntime_pybind11_state.NotImplemented, NotImplementedError) as error:
             raise CannotDo(str(error).splitlines()[0]) from error
 

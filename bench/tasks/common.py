@@ -15,14 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import fastrnn as fr
+from fastrnn.callbacks import Checkpoints, EpochLog, ProgressBar
+from fastrnn.training import Callback
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # measure.py: timing and result files of all benchmarks
+sys.path.insert(0, str(HERE.parent))
 
-import measure  # noqa: E402
-
-import fastrnn as fr  # noqa: E402
-from fastrnn.callbacks import Checkpoints, EpochLog, ProgressBar  # noqa: E402
-from fastrnn.training import Callback  # noqa: E402
+import measure  # noqa: E402  timing and result files of all benchmarks, in the folder above
 
 SHARED = HERE.parents[2] / "shared" / "data"
 CELLS = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}
