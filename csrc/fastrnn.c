@@ -193,20 +193,23 @@ size_t fr_packed_bytes(const fr_layer *layer, int use)
     return at.bytes;
 }
 
+/* Fewer bytes than these are packed sooner than a thread is woken. */
+enum { PACK_ALONE = 384 << 10 };
+
 fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w)
 {
-    fr_packed_layout at;
+    fr_pack_call call = {.layer = layer, .weights = w, .packed = packed, .use = use};
     const fr_status status = check_layer(layer);
     if (status != FR_OK)
         return status;
     if (!packed || !w || !w->w_ih || !w->w_hh || use < 1 || use > 15)
         return FR_EARG;
-    if (!packed_layout(layer, use, &at))
+    if (!packed_layout(layer, use, &call.at))
         return FR_EDIM;
     const fr_packed_header header = header_of(layer, use);
     memcpy(packed, &header, sizeof header);
-    typed(layer)->pack(layer, use, packed, &at, w);
-    return FR_OK;
+    call.threads = call.at.bytes < PACK_ALONE ? 1 : fr_get_num_threads();
+    return fr_team_run(call.threads, typed(layer)->pack, &call);
 }
 
 /* Packed weights name what they were made for; a call that needs more is refused. */

@@ -97,6 +97,14 @@ typedef struct fr_packed_layout {
     size_t bytes;
 } fr_packed_layout;
 
+typedef struct fr_pack_call {
+    const fr_layer *layer;
+    const fr_weights *weights;
+    char *packed;
+    fr_packed_layout at;
+    int use, threads;
+} fr_pack_call;
+
 typedef struct fr_packed_header { /* the first 64 bytes */
     uint64_t magic;
     const void *kernels;
@@ -226,8 +234,7 @@ typedef struct fr_kernels {
     const char *isa;
     struct fr_typed {
         int vl, nr;
-        void (*pack)(const fr_layer *, int use, char *packed, const fr_packed_layout *,
-                     const fr_weights *);
+        fr_job *pack; /* arg: fr_pack_call */
         fr_job *forward[FR_CELLS];
         fr_job *backward[FR_CELLS];
         fr_job *gemm;                                  /* arg: fr_gemm_call */
