@@ -84,18 +84,11 @@ typedef struct peak_part {
     double flops, seconds;
 } peak_part;
 
-/* All start together, each on a core of its own: what is asked is what the cores can do, not how soon
- * the system spreads threads over them. */
+/* All start together, each on a core of its own. */
 static void *peak_thread(void *arg)
 {
     peak_part *part = arg;
-    cpu_set_t all, others;
-    if (part->away_from >= 0 && !sched_getaffinity(0, sizeof all, &all)) {
-        others = all;
-        CPU_CLR(part->away_from, &others);
-        if (CPU_COUNT(&others))
-            sched_setaffinity(0, sizeof others, &others);
-    }
+    keep_off_core(part->away_from);
     atomic_fetch_add(&peak_ready, 1);
     while (atomic_load(&peak_ready) < part->threads)
         ;

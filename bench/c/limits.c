@@ -130,7 +130,7 @@ enum work { FMA, READ_LEVEL, BARRIER };
 
 typedef struct task {
     enum work work;
-    int me, threads;
+    int me, threads, away_from; /* the core of the first thread, or -1 */
     const float *data;
     size_t count; /* floats */
     long turns;
@@ -140,6 +140,7 @@ typedef struct task {
 static void *run(void *argument)
 {
     task *t = argument;
+    keep_off_core(t->away_from);
     if (t->threads > 1)
         meet(t->me, 1); /* start together, or the first would measure an idle machine */
     t->start = seconds();
@@ -173,6 +174,7 @@ static double rate(task model, int threads, float *const data[])
         tasks[i] = model;
         tasks[i].me = i;
         tasks[i].threads = threads;
+        tasks[i].away_from = i ? sched_getcpu() : -1;
         tasks[i].data = data[i];
     }
     for (int i = 1; i < threads; i++)

@@ -1,4 +1,7 @@
+#define _GNU_SOURCE
 #include "peak.h"
+
+#include <sched.h>
 
 enum { CHAINS = 12 }; /* two units of latency 4 or 5 need 8 to 10; more would not fit AVX2 */
 
@@ -48,3 +51,13 @@ double peak_run(long turns)
     return peak_baseline(turns);
 }
 #endif
+
+void keep_off_core(int core)
+{
+    cpu_set_t others;
+    if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others))
+        return;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others))
+        sched_setaffinity(0, sizeof others, &others);
+}

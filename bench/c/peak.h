@@ -8,4 +8,8 @@
 
 double peak_run(long turns); /* the flops done; takes about 10 ms for 1e6 turns */
 
+/* The calling thread moves to another core than this one (-1: stays), as far as the system lets it:
+ * what is asked is what all cores can do, not how soon the system spreads threads over them. */
+void keep_off_core(int core);
+
 #endif

@@ -137,6 +137,15 @@ static void NAME(pack_operand)(real *dst, const real *const *rows, ptrdiff_t K, 
     }
 }
 
+/* The lines of a panel's columns in a row of the caller's, which may begin anywhere in one. */
+FR_INLINE void NAME(fetch_columns)(const real *first, ptrdiff_t width)
+{
+    const ptrdiff_t columns = width < NR ? width : NR;
+    for (ptrdiff_t n = 0; n < columns; n += 64 / (ptrdiff_t)sizeof(real))
+        FR_PREFETCH(first + n);
+    FR_PREFETCH(first + columns - 1);
+}
+
 /* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. */
 static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_t ldt, ptrdiff_t M,
                                 ptrdiff_t K, const real *operand, ptrdiff_t N)
@@ -155,6 +164,9 @@ static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_
         const real *b = operand + p * K * NR;
         for (ptrdiff_t r = 0, h; r < M; r += h) {
             h = NAME(tile_height)(M - r);
+            /* The sums come from far away: those of the next tile are asked for now. */
+            for (ptrdiff_t m = r + h; m < r + 2 * h && m < M; m++)
+                NAME(fetch_columns)(c[m] + p * NR, width);
             if (width >= vectors * VL) {
                 NAME(tile)[half][h - 1](C + r * ldc + p * NR, ldc, c + r, p * NR, a + r, 0, K, b);
                 continue;
