@@ -58,8 +58,11 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
         for (int u = 0; u < ku; u++) {
             vr w[FR_NV];
             FR_UNROLL
-            for (int v = 0; v < nv; v++)
+            for (int v = 0; v < nv; v++) {
                 w[v] = vload(b + (k + u) * NR + v * VL);
+                if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
+                    FR_IN_REGISTER(w[v]);
+            }
             FR_UNROLL
             for (int m = 0; m < mr; m++) {
                 const vr s = vsplat(row[m][k + u]);

@@ -58,8 +58,12 @@
 #endif
 #if FR_VBYTES && (defined(__AVX2__) || defined(__AVX512F__))
 #include <immintrin.h>
+#define FR_IN_REGISTER(v) __asm__("" : "+v"(v)) /* loaded once, not by every user anew */
 #elif FR_VBYTES && defined(__ARM_NEON)
 #include <arm_neon.h>
+#endif
+#ifndef FR_IN_REGISTER
+#define FR_IN_REGISTER(v) ((void)(v))
 #endif
 #endif
 
