@@ -58,7 +58,9 @@
 #endif
 #if FR_VBYTES && (defined(__AVX2__) || defined(__AVX512F__))
 #include <immintrin.h>
+#if FR_VBYTES == 32 || defined(__AVX512F__)
 #define FR_IN_REGISTER(v) __asm__("" : "+v"(v)) /* loaded once, not by every user anew */
+#endif
 #elif FR_VBYTES && defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif

@@ -82,8 +82,10 @@ class Case:
             "dtype": self.dtype,
         }
 
-    def inputs(self, seed=0):
-        """Weights, x, initial state and upstream gradients, all of the case's dtype."""
+    def inputs(self, seed=0, scale=1.0):
+        """Weights, x, initial state and upstream gradients, all of the case's dtype.
+
+        `scale` multiplies the weights and x."""
         rng = np.random.default_rng((zlib.crc32(str(self).encode()), seed))
         G, D, H = CLASSES[self.kind]._gates, self.directions, self.H
 
@@ -97,10 +99,10 @@ class Case:
             shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)} if self.bias else {}
             for name, shape in shapes.items():
                 # Half as large again as the usual start: the gates then leave their linear part.
-                values = rng.uniform(-1.5, 1.5, shape) / np.sqrt(H)
+                values = rng.uniform(-1.5, 1.5, shape) * scale / np.sqrt(H)
                 params[f"{name}_l{k}{suffix}"] = values.astype(self.dtype)
         order = (self.B, self.T) if self.batch_first else (self.T, self.B)
-        x = rng.integers(0, self.I, order) if self.tokens else normal(*order, self.I)
+        x = rng.integers(0, self.I, order) if self.tokens else normal(*order, self.I) * scale
         parts = 2 if self.kind == "lstm" else 1
 
         def state():
@@ -205,10 +207,11 @@ def well_posed(case):
     - the twin, run in float32, is well inside the float32 tolerances: with one unit or one row,
       results can cancel so far that no arithmetic could reach them.
 
-    The engine under test has no say in the choice.
+    Every 50 seeds weights and x get smaller: units that saturate on all of x leave too few digits of
+    ``1 - h^2`` in float32. The engine under test has no say in the choice.
     """
     for seed in range(200):
-        inputs = case.inputs(seed)
+        inputs = case.inputs(seed, 0.5 ** (seed // 50))
         *truth, on_the_kink = from_twin(case, *inputs)
         if on_the_kink:
             continue
