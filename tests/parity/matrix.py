@@ -205,7 +205,8 @@ def well_posed(case):
     - no pre-activation of a relu is within rounding of 0, where one correct implementation has
       derivative 0 and another has 1;
     - the twin, run in float32, is well inside the float32 tolerances: with one unit or one row,
-      results can cancel so far that no arithmetic could reach them.
+      results can cancel so far that no arithmetic could reach them. A few numbers can also be right
+      by luck, so then it is run again on inputs that differ in their last bits.
 
     Every 50 seeds weights and x get smaller: units that saturate on all of x leave too few digits of
     ``1 - h^2`` in float32. The engine under test has no say in the choice.
@@ -215,14 +216,27 @@ def well_posed(case):
         *truth, on_the_kink = from_twin(case, *inputs)
         if on_the_kink:
             continue
-        *own, _ = from_twin(case, *inputs, dtype=np.float32)
-        if all(
-            4 * relative_error(rounded[name], exact[name]) <= limit
-            for rounded, exact, limit in zip(own, truth, TOLERANCES["float32"], strict=True)
-            for name in exact
-        ):
+        trials = 8 if case.H * case.B <= 48 else 1
+        if all(_near(case, inputs, truth, trial) for trial in range(trials)):
             return inputs, *truth
     raise AssertionError(f"{case}: no seed makes it well posed")
+
+
+def _near(case, inputs, truth, trial):
+    """Whether float32 comes to a quarter of the tolerances; trials but the first shake the weights."""
+    params, *others = inputs
+    if trial:
+        rng = np.random.default_rng(trial)
+        params = {
+            name: value * (1 + 1e-7 * rng.standard_normal(value.shape))
+            for name, value in params.items()
+        }
+    *own, _ = from_twin(case, params, *others, dtype=np.float32)
+    return all(
+        4 * relative_error(rounded[name], exact[name]) <= limit
+        for rounded, exact, limit in zip(own, truth, TOLERANCES["float32"], strict=True)
+        for name in exact
+    )
 
 
 def _clear_of_zero(cell):
