@@ -208,8 +208,8 @@ def well_posed(case):
       results can cancel so far that no arithmetic could reach them. A few numbers can also be right
       by luck, so then it is run again on inputs that differ in their last bits.
 
-    Every 50 seeds weights and x get smaller: units that saturate on all of x leave too few digits of
-    ``1 - h^2`` in float32. The engine under test has no say in the choice.
+    Every 50 seeds weights and x get smaller: units that saturate on all of x leave too few digits
+    of ``1 - h^2`` in float32. The engine under test has no say in the choice.
     """
     for seed in range(200):
         inputs = case.inputs(seed, 0.5 ** (seed // 50))
@@ -223,7 +223,7 @@ def well_posed(case):
 
 
 def _near(case, inputs, truth, trial):
-    """Whether float32 comes to a quarter of the tolerances; trials but the first shake the weights."""
+    """Whether float32 keeps to a quarter of the tolerances; all trials but 0 shake the weights."""
     params, *others = inputs
     if trial:
         rng = np.random.default_rng(trial)
