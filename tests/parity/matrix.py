@@ -210,8 +210,8 @@ def well_posed(case):
       results can cancel so far that no arithmetic could reach them. A few numbers can also be right
       by luck, so then it is run again on inputs that differ in their last bits.
 
-    After 50, 100 and 150 seeds what x and biases do gets smaller: units that always saturate leave too few
-    digits of ``1 - h^2`` in float32. The engine under test has no say in the choice.
+    After 50, 100 and 150 seeds what x and biases do gets smaller: units that always saturate leave
+    too few digits of ``1 - h^2`` in float32. The engine under test has no say in the choice.
     """
     for seed in range(1000):
         inputs = case.inputs(seed, 0.5 ** min(seed // 50, 3))
