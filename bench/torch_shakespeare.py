@@ -2,7 +2,9 @@
 
 What it is: two processes with the same initial weights, the same chunks in the same order and the
 same optimizer settings (batch 50 x 50, Adam 2e-3, gradient norm clipped to 5). They train in
-alternating slices and never at the same time; only training is on the clock, not validation.
+alternating slices and never at the same time: who is not asked is stopped, by a signal where the
+system has one, or its threads might still spin on the cores. Only training is on the clock, not
+validation.
 What it is not: a tuned recipe for the lowest loss.
 
 PyTorch gets its one-hot rows from a table, the fastest way it has for ``nn.LSTM`` on characters.
@@ -15,6 +17,7 @@ under bench/.envs.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,15 +52,24 @@ class Driver:
 
     def ask(self, name, request):
         worker = self.workers[name]
+        self.signal(worker, "SIGCONT")
         worker.stdin.write(request + "\n")
         worker.stdin.flush()
         answer = worker.stdout.readline()
+        self.signal(worker, "SIGSTOP")
         if not answer:
             raise SystemExit(f"the {name} process ended with code {worker.wait()}")
         return json.loads(answer)
 
+    @staticmethod
+    def signal(worker, name):
+        number = getattr(signal, name, None)  # Windows has none of them
+        if number is not None and worker.poll() is None:
+            worker.send_signal(number)
+
     def close(self):
         for worker in self.workers.values():
+            self.signal(worker, "SIGCONT")
             worker.stdin.close()
             worker.wait()
 
