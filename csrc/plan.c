@@ -20,8 +20,9 @@ enum {
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
-    TEAM_CYCLES = 8000,   /* a thread must save more: handing over is 1 us while it still spins, as
-                           * in a loop of calls less than 50 us apart; 10 if it is parked */
+    /* A thread must save more: handing over is 1 us while it still spins, as in a loop of calls less
+     * than 50 us apart; 10 if it is parked. */
+    TEAM_CYCLES = 8000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
     XW_BYTES = 192 << 10,      /* a chunk of xw stays in the second-level cache */
