@@ -86,6 +86,7 @@ typedef enum fr_use {
 } fr_use;
 
 size_t fr_packed_bytes(const fr_layer *layer, int use); /* 0: sizes are out of range */
+/* Large ones are packed by fr_get_num_threads() threads: the same bytes whoever does it. */
 fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w);
 
 /* ---- one sequence ------------------------------------------------------------------------ */
