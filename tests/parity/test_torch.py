@@ -29,9 +29,17 @@ def pytest_generate_tests(metafunc):
 
 
 def test_outputs_and_gradients_agree_with_torch(case):
-    inputs, *_ = matrix.well_posed(case)
-    tolerances = matrix.TOLERANCES[case.dtype]
+    try:
+        agrees_with_torch(case, case.inputs())
+    except AssertionError:  # or are these numbers such that rounding alone fails them?
+        inputs, *_ = matrix.well_posed(case)
+        agrees_with_torch(case, inputs)
+
+
+def agrees_with_torch(case, inputs):
+    """Assert that outputs, inference included, and gradients are within the case's tolerances."""
     expected = from_torch(case, *inputs)
+    tolerances = matrix.TOLERANCES[case.dtype]
     for ours, theirs, tolerance in zip(
         matrix.from_fastrnn(case, *inputs), expected, tolerances, strict=True
     ):
