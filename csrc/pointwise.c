@@ -33,68 +33,224 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
     memcpy(out, words, 4 * sizeof *out);
 }
 
-#define FR_RUN(type, call)                                                                         \
-    const unsigned long saved = fr_flush_on();                                                     \
-    fr_current_kernels()->pointwise_##type.call;                                                   \
-    fr_flush_restore(saved)
+/* ---- shares ------------------------------------------------------------------------------- */
 
-#define FR_ANSWER(type, call)                                                                      \
-    const unsigned long saved = fr_flush_on();                                                     \
-    const double answer = fr_current_kernels()->pointwise_##type.call;                             \
-    fr_flush_restore(saved);                                                                       \
-    return answer
+/* A long array is cut into shares, and threads of the team take some each. Where the cuts are depends
+ * on the sizes alone, and a sum adds up its shares in their order: so no result depends on threads. */
+enum {
+    MOST_SHARES = 64,
+    SHARE =
+        4096, /* elements, at least: some us of work, and a multiple of all that a loop unrolls */
+    /* Picoseconds an element takes, roughly, and how many make a second thread worth waking. */
+    COST_OF_SOFTMAX = 900,
+    COST_OF_STEP = 400,
+    COST_OF_PASS = 150,
+    WORTH_A_THREAD = 8000000
+};
+
+typedef struct pointwise_call {
+    void (*share)(struct pointwise_call *call, int i, ptrdiff_t first, ptrdiff_t n);
+    ptrdiff_t n, length; /* of all, and of every share but the last */
+    int shares, threads;
+    void *a, *b, *c, *d; /* written */
+    const void *x, *y;   /* read */
+    const void *options;
+    double low, high;
+    ptrdiff_t V;
+    int64_t ignored;
+    double answer[MOST_SHARES];
+} pointwise_call;
+
+static void take_shares(void *arg, int tid)
+{
+    pointwise_call *call = arg;
+    for (int i = call->shares * tid / call->threads; i < call->shares * (tid + 1) / call->threads;
+         i++) {
+        const ptrdiff_t first = i * call->length, rest = call->n - first;
+        call->share(call, i, first, rest < call->length ? rest : call->length);
+    }
+}
+
+/* Runs a call on n items of `width` elements that take `cost` each. Returns the sum of its answers. */
+static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cost)
+{
+    double sum = 0;
+    const double elements = (double)n * (double)width;
+    if (n < 1)
+        return sum;
+    call->n = n;
+    call->length = width < SHARE ? SHARE / (width > 0 ? width : 1) : 1;
+    if ((n - 1) / call->length >= MOST_SHARES)
+        call->length = ((n - 1) / MOST_SHARES / SHARE + 1) * SHARE;
+    call->shares = (int)((n - 1) / call->length + 1);
+    call->threads = fr_get_num_threads();
+    if (call->threads > call->shares)
+        call->threads = call->shares;
+    if (elements * cost < (double)WORTH_A_THREAD * call->threads / 2)
+        call->threads = 1;
+    if (fr_team_run(call->threads, take_shares, call) != FR_OK) { /* no thread to be had */
+        call->threads = 1;
+        fr_team_run(1, take_shares, call);
+    }
+    for (int i = 0; i < call->shares; i++)
+        sum += call->answer[i];
+    return sum;
+}
+
+/* ---- the functions ------------------------------------------------------------------------ */
+
+/* A share of a call, with its arrays from its first element on. */
+#define FR_SHARE(name, type)                                                                       \
+    static void name##_share_##type(pointwise_call *call, int i, ptrdiff_t at, ptrdiff_t n)
 
 #define FR_EXPORT(real, type)                                                                      \
+    FR_SHARE(softmax_cross_entropy, type)                                                          \
+    {                                                                                              \
+        call->answer[i] = fr_current_kernels()->pointwise_##type.softmax_cross_entropy(            \
+            (real *)call->a + at * call->V, (const real *)call->x + at * call->V,                  \
+            (const int64_t *)call->y + at, n, call->V, call->ignored, call->low);                  \
+    }                                                                                              \
     double fr_softmax_cross_entropy_##type(real *dlogits, const real *logits,                      \
                                            const int64_t *targets, ptrdiff_t n, ptrdiff_t V,       \
                                            int64_t ignored, double scale)                          \
     {                                                                                              \
-        FR_ANSWER(type, softmax_cross_entropy(dlogits, logits, targets, n, V, ignored, scale));    \
+        pointwise_call call = {.share = softmax_cross_entropy_share_##type,                        \
+                               .a = dlogits,                                                       \
+                               .x = logits,                                                        \
+                               .y = targets,                                                       \
+                               .V = V,                                                             \
+                               .ignored = ignored,                                                 \
+                               .low = scale};                                                      \
+        return run(&call, n, V, COST_OF_SOFTMAX);                                                  \
+    }                                                                                              \
+    FR_SHARE(bce_with_logits, type)                                                                \
+    {                                                                                              \
+        call->answer[i] = fr_current_kernels()->pointwise_##type.bce_with_logits(                  \
+            (real *)call->a + at, (const real *)call->x + at, (const real *)call->y + at, n,       \
+            call->low);                                                                            \
     }                                                                                              \
     double fr_bce_with_logits_##type(real *dlogits, const real *logits, const real *targets,       \
                                      ptrdiff_t n, double scale)                                    \
     {                                                                                              \
-        FR_ANSWER(type, bce_with_logits(dlogits, logits, targets, n, scale));                      \
+        pointwise_call call = {.share = bce_with_logits_share_##type,                              \
+                               .a = dlogits,                                                       \
+                               .x = logits,                                                        \
+                               .y = targets,                                                       \
+                               .low = scale};                                                      \
+        return run(&call, n, 1, COST_OF_SOFTMAX);                                                  \
+    }                                                                                              \
+    FR_SHARE(sum_of_squares, type)                                                                 \
+    {                                                                                              \
+        call->answer[i] =                                                                          \
+            fr_current_kernels()->pointwise_##type.sum_of_squares((const real *)call->x + at, n);  \
     }                                                                                              \
     double fr_sum_of_squares_##type(const real *x, ptrdiff_t n)                                    \
     {                                                                                              \
-        FR_ANSWER(type, sum_of_squares(x, n));                                                     \
+        pointwise_call call = {.share = sum_of_squares_share_##type, .x = x};                      \
+        return run(&call, n, 1, COST_OF_PASS);                                                     \
+    }                                                                                              \
+    FR_SHARE(scale, type)                                                                          \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.scale((real *)call->a + at, n, call->low);          \
     }                                                                                              \
     void fr_scale_##type(real *x, ptrdiff_t n, double factor)                                      \
     {                                                                                              \
-        FR_RUN(type, scale(x, n, factor));                                                         \
+        pointwise_call call = {.share = scale_share_##type, .a = x, .low = factor};                \
+        run(&call, n, 1, COST_OF_PASS);                                                            \
+    }                                                                                              \
+    FR_SHARE(clip, type)                                                                           \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.clip((real *)call->a + at, n, call->low,            \
+                                                    call->high);                                   \
     }                                                                                              \
     void fr_clip_##type(real *x, ptrdiff_t n, double low, double high)                             \
     {                                                                                              \
-        FR_RUN(type, clip(x, n, low, high));                                                       \
+        pointwise_call call = {.share = clip_share_##type, .a = x, .low = low, .high = high};      \
+        run(&call, n, 1, COST_OF_PASS);                                                            \
+    }                                                                                              \
+    FR_SHARE(clear, type)                                                                          \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        memset((real *)call->a + at, 0, (size_t)n * sizeof(real));                                 \
+    }                                                                                              \
+    void fr_clear_##type(real *x, ptrdiff_t n)                                                     \
+    {                                                                                              \
+        pointwise_call call = {.share = clear_share_##type, .a = x};                               \
+        run(&call, n, 1, COST_OF_PASS);                                                            \
     }                                                                                              \
     void fr_dropout_##type(real *out, const real *x, ptrdiff_t n, const fr_dropout_options *o)     \
     {                                                                                              \
-        FR_RUN(type, dropout(out, x, n, o));                                                       \
+        const unsigned long saved = fr_flush_on();                                                 \
+        fr_current_kernels()->pointwise_##type.dropout(out, x, n, o);                              \
+        fr_flush_restore(saved);                                                                   \
     }                                                                                              \
     void fr_scatter_add_##type(real *out, const real *rows, const int64_t *ids, ptrdiff_t n,       \
                                ptrdiff_t D)                                                        \
     {                                                                                              \
-        FR_RUN(type, scatter_add(out, rows, ids, n, D));                                           \
+        const unsigned long saved = fr_flush_on();                                                 \
+        fr_current_kernels()->pointwise_##type.scatter_add(out, rows, ids, n, D);                  \
+        fr_flush_restore(saved);                                                                   \
+    }                                                                                              \
+    FR_SHARE(sgd, type)                                                                            \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.sgd((real *)call->a + at,                           \
+                                                   call->b ? (real *)call->b + at : NULL,          \
+                                                   (const real *)call->x + at, n, call->options);  \
     }                                                                                              \
     void fr_sgd_##type(real *p, real *buf, const real *g, ptrdiff_t n, const fr_sgd_options *o)    \
     {                                                                                              \
-        FR_RUN(type, sgd(p, buf, g, n, o));                                                        \
+        pointwise_call call = {.share = sgd_share_##type, .a = p, .b = buf, .x = g, .options = o}; \
+        run(&call, n, 1, COST_OF_PASS);                                                            \
+    }                                                                                              \
+    FR_SHARE(adagrad, type)                                                                        \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.adagrad((real *)call->a + at, (real *)call->b + at, \
+                                                       (const real *)call->x + at, n,              \
+                                                       call->options);                             \
     }                                                                                              \
     void fr_adagrad_##type(real *p, real *sum, const real *g, ptrdiff_t n,                         \
                            const fr_adagrad_options *o)                                            \
     {                                                                                              \
-        FR_RUN(type, adagrad(p, sum, g, n, o));                                                    \
+        pointwise_call call = {                                                                    \
+            .share = adagrad_share_##type, .a = p, .b = sum, .x = g, .options = o};                \
+        run(&call, n, 1, COST_OF_STEP);                                                            \
+    }                                                                                              \
+    FR_SHARE(rmsprop, type)                                                                        \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.rmsprop(                                            \
+            (real *)call->a + at, (real *)call->b + at, call->c ? (real *)call->c + at : NULL,     \
+            call->d ? (real *)call->d + at : NULL, (const real *)call->x + at, n, call->options);  \
     }                                                                                              \
     void fr_rmsprop_##type(real *p, real *v, real *mean, real *buf, const real *g, ptrdiff_t n,    \
                            const fr_rmsprop_options *o)                                            \
     {                                                                                              \
-        FR_RUN(type, rmsprop(p, v, mean, buf, g, n, o));                                           \
+        pointwise_call call = {.share = rmsprop_share_##type,                                      \
+                               .a = p,                                                             \
+                               .b = v,                                                             \
+                               .c = mean,                                                          \
+                               .d = buf,                                                           \
+                               .x = g,                                                             \
+                               .options = o};                                                      \
+        run(&call, n, 1, COST_OF_STEP);                                                            \
+    }                                                                                              \
+    FR_SHARE(adam, type)                                                                           \
+    {                                                                                              \
+        (void)i;                                                                                   \
+        fr_current_kernels()->pointwise_##type.adam((real *)call->a + at, (real *)call->b + at,    \
+                                                    (real *)call->c + at,                          \
+                                                    (const real *)call->x + at, n, call->options); \
     }                                                                                              \
     void fr_adam_##type(real *p, real *m, real *v, const real *g, ptrdiff_t n,                     \
                         const fr_adam_options *o)                                                  \
     {                                                                                              \
-        FR_RUN(type, adam(p, m, v, g, n, o));                                                      \
+        pointwise_call call = {                                                                    \
+            .share = adam_share_##type, .a = p, .b = m, .c = v, .x = g, .options = o};             \
+        run(&call, n, 1, COST_OF_STEP);                                                            \
     }
 
 FR_EXPORT(float, f32)

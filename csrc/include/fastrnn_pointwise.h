@@ -4,7 +4,8 @@
  * Not here: models, layers, parameter names, which step it is; the caller keeps those.
  *
  * For all functions: arrays are dense and do not overlap (p, m, v ... are updated in place), sizes
- * may be 0, nothing is allocated, there are no globals, and the result does not depend on threads.
+ * may be 0, nothing is allocated, there are no globals. Long arrays are shared out over the threads
+ * of fr_set_num_threads; the result does not depend on how many there are.
  * Options are double and are rounded to the array's type once a call. NaN and infinity are not
  * looked for: they go through as the formulas say. */
 #ifndef FASTRNN_POINTWISE_H
@@ -78,7 +79,7 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
  *   returns the sum of the losses, added up in double; scale is 1/n for the gradient of the mean.
  *
  * sum_of_squares: in double and in one fixed order, so the same on every machine for float.
- * clip: NaN stays NaN.
+ * clip: NaN stays NaN. clear: zeros.
  *
  * dropout: out = x * mask / (1 - p), all of it 0 * x if p is 1; out may be x.           (F3, F12)
  *
@@ -98,6 +99,7 @@ void fr_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
     double fr_sum_of_squares_##type(const real *x, ptrdiff_t n);                                   \
     void fr_scale_##type(real *x, ptrdiff_t n, double factor);                                     \
     void fr_clip_##type(real *x, ptrdiff_t n, double low, double high);                            \
+    void fr_clear_##type(real *x, ptrdiff_t n);                                                    \
     void fr_dropout_##type(real *out, const real *x, ptrdiff_t n, const fr_dropout_options *o);    \
     void fr_scatter_add_##type(real *out, const real *rows, const int64_t *ids, ptrdiff_t n,       \
                                ptrdiff_t D);                                                       \

@@ -344,6 +344,82 @@ static void adam_and_adamw_follow_their_formula(void)
     }
 }
 
+/* ---- long arrays ----------------------------------------------------------------------------- */
+
+enum { LONG = 200003, CLASSES = 65, ROWS = LONG / CLASSES };
+
+/* Everything once, over an array long enough for several threads, in pieces of `piece` elements.
+ * Returns the sum of all losses and squares. */
+static double run_all(int type, pair *a, const int64_t *targets, ptrdiff_t piece)
+{
+    const size_t real = real_size((fr_dtype)type);
+    const fr_sgd_options sgd = {0.01, 0.9, 0.1, 1};
+    const fr_adagrad_options adagrad = {0.01, 1e-8, 0.1};
+    const fr_rmsprop_options rmsprop = {0.01, 0.9, 1e-8, 0.9, 0.1};
+    const fr_adam_options adam = {0.01, 0.9, 0.99, 1e-8, 0.1, 0, 3};
+    const ptrdiff_t rows = piece < LONG ? piece / CLASSES : ROWS;
+    double sum = 0;
+    for (ptrdiff_t r = 0; r < ROWS; r += rows) {
+        const size_t at = (size_t)(r * CLASSES) * real;
+        void *dx = (char *)a[1].real + at, *x = (char *)a[0].real + at;
+        sum += CALL(type, softmax_cross_entropy, dx, x, targets + r,
+                    ROWS - r < rows ? ROWS - r : rows, CLASSES, -1, 0.5);
+    }
+    for (ptrdiff_t i = 0; i < LONG; i += piece) {
+        const ptrdiff_t n = LONG - i < piece ? LONG - i : piece;
+        void *p[10];
+        for (int k = 0; k < 10; k++)
+            p[k] = (char *)a[k].real + (size_t)i * real;
+        sum += CALL(type, sum_of_squares, p[0], n);
+        sum += CALL(type, bce_with_logits, p[2], p[0], p[3], n, 0.5);
+        CALL(type, scale, p[2], n, 1.5);
+        CALL(type, clip, p[2], n, -0.5, 0.5);
+        CALL(type, sgd, p[4], p[5], p[0], n, &sgd);
+        CALL(type, adagrad, p[4], p[6], p[0], n, &adagrad);
+        CALL(type, rmsprop, p[4], p[6], p[7], p[5], p[0], n, &rmsprop);
+        CALL(type, adam, p[4], p[8], p[6], p[0], n, &adam);
+        CALL(type, clear, p[9], n);
+    }
+    return sum;
+}
+
+static void long_arrays_give_the_same_bytes_whatever_the_threads(void)
+{
+    static int64_t targets[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        targets[r] = r % 7 ? r % CLASSES : -1;
+    for (int type = 0; type < FR_DTYPES; type++) {
+        const size_t bytes = LONG * real_size((fr_dtype)type);
+        pair start[10], alone[10], shared[10];
+        for (int k = 0; k < 10; k++) {
+            start[k] = new_pair(type, LONG, k == 0 ? 0 : 1);
+            alone[k] = zeros(type, LONG);
+            shared[k] = zeros(type, LONG);
+            memcpy(alone[k].real, start[k].real, bytes);
+        }
+        const double sum = run_all(type, alone, targets, 13 * CLASSES * 16);
+        double first = 0;
+        for (int threads = 1; threads <= 4; threads++) {
+            fr_set_num_threads(threads);
+            for (int k = 0; k < 10; k++)
+                memcpy(shared[k].real, start[k].real, bytes);
+            const double have = run_all(type, shared, targets, LONG);
+            CHECK(close_to(have, sum, 1e-12), "type %d, %d threads: sum %.17g, not %.17g", type,
+                  threads, have, sum);
+            CHECK(threads == 1 || have == first, "type %d, %d threads: %.17g, alone %.17g", type,
+                  threads, have, first);
+            first = have;
+            for (int k = 0; k < 10; k++)
+                CHECK(!memcmp(shared[k].real, alone[k].real, bytes),
+                      "type %d, %d threads: array %d differs from what pieces give", type, threads,
+                      k);
+        }
+        fr_set_num_threads(1);
+        for (int k = 0; k < 10; k++)
+            end_pair(&start[k]), end_pair(&alone[k]), end_pair(&shared[k]);
+    }
+}
+
 int main(void)
 {
     RUN_ON_EVERY_ISA(softmax_cross_entropy_follows_its_formula);
@@ -360,5 +436,6 @@ int main(void)
     RUN_ON_EVERY_ISA(adagrad_follows_its_formula);
     RUN_ON_EVERY_ISA(rmsprop_follows_its_formula);
     RUN_ON_EVERY_ISA(adam_and_adamw_follow_their_formula);
+    RUN_ON_EVERY_ISA(long_arrays_give_the_same_bytes_whatever_the_threads);
     return summary();
 }

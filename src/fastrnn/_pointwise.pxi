@@ -40,6 +40,7 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_sum_of_squares_f32(const float *x, Py_ssize_t n)
     void fr_scale_f32(float *x, Py_ssize_t n, double factor)
     void fr_clip_f32(float *x, Py_ssize_t n, double low, double high)
+    void fr_clear_f32(float *x, Py_ssize_t n)
     void fr_dropout_f32(float *out, const float *x, Py_ssize_t n, const fr_dropout_options *o)
     void fr_scatter_add_f32(
         float *out, const float *rows, const int64_t *ids, Py_ssize_t n, Py_ssize_t D)
@@ -60,6 +61,7 @@ cdef extern from "fastrnn_pointwise.h" nogil:
     double fr_sum_of_squares_f64(const double *x, Py_ssize_t n)
     void fr_scale_f64(double *x, Py_ssize_t n, double factor)
     void fr_clip_f64(double *x, Py_ssize_t n, double low, double high)
+    void fr_clear_f64(double *x, Py_ssize_t n)
     void fr_dropout_f64(double *out, const double *x, Py_ssize_t n, const fr_dropout_options *o)
     void fr_scatter_add_f64(
         double *out, const double *rows, const int64_t *ids, Py_ssize_t n, Py_ssize_t D)
@@ -252,14 +254,17 @@ def bce_with_logits(logits, targets, double factor, dlogits):
 
 
 def clear(flat):
-    """Set a 1-D array to zero, in place: twice as fast as its own ``fill``."""
+    """Set a 1-D array to zero, in place, by the threads that clip it and step with it."""
     cdef _PwArrays held
     cdef Py_buffer *x
     held.count = 0
     try:
         x = _pw_take_first(&held, flat, "flat", 1, True)
         with nogil:
-            memset(x.buf, 0, x.len)
+            if x.format[0] == b"d":
+                fr_clear_f64(<double *>x.buf, x.shape[0])
+            else:
+                fr_clear_f32(<float *>x.buf, x.shape[0])
     finally:
         _pw_release(&held)
 

@@ -24,6 +24,8 @@ def check_positive(name: str, value) -> int:
 
 def check_real(name: str, value, expected: str = "a number") -> float:
     """Return `value` as a float; text and None are no numbers, an array of no axes is one."""
+    if type(value) is float or type(value) is int:  # asking numbers.Real is slow where it is rare
+        return float(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if not isinstance(value, numbers.Real):
