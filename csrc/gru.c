@@ -30,7 +30,7 @@ FR_INLINE void NAME(gru_forward_tile)(const fr_call *call, const NAME(row_arrays
     /* (G1, G2) start from x W^T + b_i + b_h, which is in xw; (G3) from b_hn alone. */
     const real *const *const xw = a->xw + q0, *const *const init[3] = {xw, xw, bias_row};
     const ptrdiff_t at_gate[3] = {p * NR, Hp + p * NR, 3 * Hp + p * NR};
-    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q0, h, p, w, 3);
+    NAME(recurrent_gates)(call, pre, init, at_gate, a, q0, h, p, w, 3);
 
     for (int m = 0; m < h; m++) {
         const real *x_n = xw[m] + 2 * Hp;

@@ -26,7 +26,7 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
     if (phase == 0) {
         const real *const *const xw = a->xw + q, *const *const init[2] = {xw, xw};
         const ptrdiff_t at_gate[2] = {p * NR, Hp + p * NR};
-        NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, w, 2); /* (GB1) */
+        NAME(recurrent_gates)(call, pre, init, at_gate, a, q, h, p, w, 2); /* (GB1) */
         for (int m = 0; m < h; m++)
             for (int v = 0; v < vectors; v++) {
                 const ptrdiff_t u = p * NR + v * VL, at = m * NR + v * VL;

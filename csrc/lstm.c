@@ -26,7 +26,7 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
 
     const real *const *const xw = a->xw + q, *const *const init[4] = {xw, xw, xw, xw};
     const ptrdiff_t at_gate[4] = {p * NR, Hp + p * NR, 2 * Hp + p * NR, 3 * Hp + p * NR};
-    NAME(recurrent_gates)(call, pre, init, at_gate, a->hprev + q, h, p, w, 4); /* (L1) */
+    NAME(recurrent_gates)(call, pre, init, at_gate, a, q, h, p, w, 4); /* (L1) */
 
     for (int m = 0; m < h; m++) {
         const real *cprev = a->cprev[q + m];

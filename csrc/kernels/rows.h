@@ -19,6 +19,7 @@ typedef struct NAME(row_arrays) {
     const real **dg_next; /* dG_{t+1} */
     real **dg;
     real **carry_h, **carry_c; /* what this step hands to the one before it */
+    int has_step;              /* 0: the rows of the initial state, which has no gates of its own */
 } NAME(row_arrays);
 
 typedef struct NAME(chunk_rows) {
@@ -127,14 +128,14 @@ static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, in
 /* dg, dg_after: this part's rows of dG at step s and s + 1.
  * s = -1 stands for the initial state: it has gradients, but no gates of its own. */
 static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, int64_t s, real *dg,
-                                     const real *dg_after, int carries_h,
-                                     const NAME(row_arrays) * a)
+                                     const real *dg_after, int carries_h, NAME(row_arrays) * a)
 {
     const fr_rows *rows = &call->rows;
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t Hp = call->Hp, row = call->dg_row;
     const int64_t n = fr_part_active(part, s < 0 ? rows->B : fr_active(rows, s));
     const real *zeros = (const real *)call->zeros;
+    a->has_step = s >= 0;
     for (int64_t q = 0; q < n; q++) {
         const int64_t j = part->j0 + q * part->jstep, b = fr_batch(rows, j);
         const int last = s + 1 == fr_length(rows, j);
@@ -200,45 +201,57 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
     return n;
 }
 
-/* A row of the caller's may begin anywhere in a cache line: then a panel of it takes two. */
+/* The lines of a panel in a row of our own, which begins with one. */
 FR_INLINE void NAME(fetch_panel)(const real *first)
 {
-    FR_PREFETCH(first);
+    for (int n = 0; n < NR; n += 64 / (int)sizeof(real))
+        FR_PREFETCH(first + n);
+}
+
+/* A row of the caller's may begin anywhere in a line: then a panel of it takes one more. */
+FR_INLINE void NAME(fetch_foreign)(const real *first)
+{
+    NAME(fetch_panel)(first);
     FR_PREFETCH(first + NR - 1);
 }
 
 /* What a tile's gate maths will touch lies a page apart, row by row and gate by gate, which the
- * processor does not foresee. Asked for before the tile's product, it is there after it: worth 10%
- * of a training step of an LSTM with H = 128. A single row is one stream, which it does foresee. */
+ * processor does not foresee. Asked for before the tile's products, it is there after them: worth 10%
+ * of a training step of an LSTM with H = 128. Before each of the products only its portion: a hundred
+ * lines at once would keep the product's own loads waiting, another 3%. A single row is one stream,
+ * which the processor does foresee. */
 FR_INLINE void NAME(fetch_forward)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
-                                   ptrdiff_t h, ptrdiff_t p)
+                                   ptrdiff_t h, ptrdiff_t p, int g, int gates)
 {
-    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const int slots = fr_cells[call->layer.cell].slots;
     if (!call->reserve || h == 1)
         return;
     for (ptrdiff_t m = q; m < q + h; m++) {
-        NAME(fetch_panel)(a->h[m] + p * NR);
-        for (int slot = 0; slot < cell->slots; slot++)
-            FR_PREFETCH(a->gates[m] + slot * call->Hp + p * NR);
+        if (g == 0)
+            NAME(fetch_foreign)(a->h[m] + p * NR);
+        for (int slot = slots * g / gates; slot < slots * (g + 1) / gates; slot++)
+            NAME(fetch_panel)(a->gates[m] + slot * call->Hp + p * NR);
     }
 }
 
 FR_INLINE void NAME(fetch_backward)(const fr_call *call, const NAME(row_arrays) * a, ptrdiff_t q,
-                                    ptrdiff_t h, ptrdiff_t p)
+                                    ptrdiff_t h, ptrdiff_t p, int g, int gates)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    if (h == 1)
+    const int read = cell->slots - cell->has_c, dslots = cell->dslots; /* c itself is not read */
+    if (h == 1 || !a->has_step)
         return;
     for (ptrdiff_t m = q; m < q + h; m++) {
-        if (a->dy[m])
-            NAME(fetch_panel)(a->dy[m] + p * NR);
-        NAME(fetch_panel)((cell->has_c ? a->h[m] : a->hprev[m]) + p * NR);
-        if (cell->has_c)
-            FR_PREFETCH(a->cprev[m] + p * NR);
-        for (int slot = 0; slot < cell->slots - cell->has_c; slot++) /* c itself is not read */
-            FR_PREFETCH(a->gates[m] + slot * call->Hp + p * NR);
-        for (int slot = 0; slot < cell->dslots; slot++)
-            FR_PREFETCH(a->dg[m] + slot * call->Hp + p * NR);
+        if (g == 0 && a->dy[m])
+            NAME(fetch_foreign)(a->dy[m] + p * NR);
+        if (g == 1 % gates)
+            NAME(fetch_foreign)((cell->has_c ? a->h[m] : a->hprev[m]) + p * NR);
+        if (g == 2 % gates && cell->has_c)
+            NAME(fetch_panel)(a->cprev[m] + p * NR);
+        for (int slot = read * g / gates; slot < read * (g + 1) / gates; slot++)
+            NAME(fetch_panel)(a->gates[m] + slot * call->Hp + p * NR);
+        for (int slot = dslots * g / gates; slot < dslots * (g + 1) / gates; slot++)
+            NAME(fetch_panel)(a->dg[m] + slot * call->Hp + p * NR);
     }
 }
 
@@ -351,12 +364,14 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *
     }
 }
 
-/* The same for all gates at once: pre[g] = init[g][m][ioff[g]..] + a[m] R_g. */
+/* The same for all gates at once, from h_{t-1} in the h rows from q on:
+ * pre[g] = init[g][m][ioff[g]..] + h_{t-1}[m] R_g. */
 FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR],
                                      const real *const *const *init, const ptrdiff_t *ioff,
-                                     const real *const *a, int h, ptrdiff_t p, int w,
-                                     const int gates)
+                                     const NAME(row_arrays) * rows, ptrdiff_t q, int h, ptrdiff_t p,
+                                     int w, const int gates)
 {
+    const real *const *a = rows->hprev + q;
     if (h == 1 && a[0] != (const real *)call->zeros) {
         const ptrdiff_t H = call->layer.hidden_size;
         const ptrdiff_t G = fr_cells[call->layer.cell].gates;
@@ -371,8 +386,10 @@ FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR
         }
         return;
     }
-    for (int g = 0; g < gates; g++)
+    for (int g = 0; g < gates; g++) {
+        NAME(fetch_forward)(call, rows, q, h, p, g, gates);
         NAME(recurrent_tile)(call, pre[g], init[g], ioff[g], a, h, p, w, g);
+    }
 }
 
 /* out[m][0..w*NR) = init[m] + rows[m] R_g^T for gate g and the w panels of h from p on. */
@@ -405,8 +422,10 @@ FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arra
     }
     for (int m = 0; m < h; m++)
         out_row[m] = out + m * NR;
-    for (int g = 0; g < gates; g++)
+    for (int g = 0; g < gates; g++) {
+        NAME(fetch_backward)(call, a, q, h, p, g, gates);
         NAME(transposed_tile)
-    (call, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
-     cell->slot_of_gate_r[g] * call->Hp, h, p, w, g);
+        (call, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
+         cell->slot_of_gate_r[g] * call->Hp, h, p, w, g);
+    }
 }

@@ -86,7 +86,6 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
-                        NAME(fetch_forward)(call, &a, q, h, p);
                         CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
                 }
@@ -167,7 +166,6 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
-                        NAME(fetch_backward)(call, &a, q, h, p);
                         CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
                 }
