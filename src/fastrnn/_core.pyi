@@ -107,6 +107,27 @@ class AffineTape:
         self, dy: _Real | None, dstate: None = None, *, need_dx: bool = True
     ) -> tuple[_Real | None, None]: ...
 
+@final
+class Step:
+    norm: float
+    def __init__(
+        self,
+        engines: tuple[Engine | Affine, ...],
+        modules: tuple[Any, ...],
+        roots: tuple[Any, ...],
+        loss: str,
+        total: bool,
+        last: bool,
+        ignored: int,
+        clip: str,
+        limit: float,
+    ) -> None: ...
+    @property
+    def output(self) -> _Real | None: ...
+    def gradients(
+        self, x: Any, targets: Any, states: tuple[_State, ...]
+    ) -> tuple[float, tuple[_State, ...]]: ...
+
 def matmul(
     a: _Real,
     b: _Real,

@@ -25,6 +25,7 @@ include "_memory.pxi"
 include "_recurrent.pxi"
 include "_linear.pxi"
 include "_stream.pxi"
+include "_step.pxi"
 include "_attention.pxi"
 
 
