@@ -38,13 +38,13 @@ static void NAME(input_product)(const fr_call *call, real *out, const real *cons
         init[m] = bias;
     for (ptrdiff_t p = p0; p < p1; p++)
         for (ptrdiff_t g = 0; g < G; g++) {
-            const int half = NAME(panel_is_half)(call->layer.hidden_size, p);
+            const int width = NAME(tile_width)(call->layer.hidden_size - p * NR);
             const real *b = W + (p * G + g) * I * NR;
             for (ptrdiff_t r = 0, h; r < n; r += h) {
                 h = NAME(tile_height)(n - r);
                 NAME(tile)
-                [half][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR, x + r, 0,
-                              I, b);
+                [width][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR, x + r, 0,
+                               I, b);
             }
         }
 }
@@ -83,13 +83,13 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
     }
     for (ptrdiff_t p = 0; p * NR < I; p++) {
         const ptrdiff_t width = I - p * NR;
-        const int half = NAME(half_panel)(width), vectors = NAME(panel_vectors)(I, p);
+        const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p);
         for (ptrdiff_t r = 0, h; r < n; r += h) {
             h = NAME(tile_height)(n - r);
             for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
                 NAME(tile)
-            [half][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
-                          Wb + (p * G + g) * H * NR);
+            [tile_width][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
+                                Wb + (p * G + g) * H * NR);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++) {
                     real *to = dx[r + m] + p * NR + v * VL;
@@ -160,7 +160,7 @@ static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_
         tail_row[m] = tail + m * NR;
     for (ptrdiff_t p = 0; p * NR < N; p++) {
         const ptrdiff_t width = N - p * NR;
-        const int half = NAME(half_panel)(width), vectors = half ? FR_NV_HALF : FR_NV;
+        const int vectors = NAME(panel_vectors)(N, p), tile_width = NAME(tile_width)(width);
         const real *b = operand + p * K * NR;
         for (ptrdiff_t r = 0, h; r < M; r += h) {
             h = NAME(tile_height)(M - r);
@@ -168,14 +168,15 @@ static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_
             for (ptrdiff_t m = r + h; m < r + 2 * h && m < M; m++)
                 NAME(fetch_columns)(c[m] + p * NR, width);
             if (width >= vectors * VL) {
-                NAME(tile)[half][h - 1](C + r * ldc + p * NR, ldc, c + r, p * NR, a + r, 0, K, b);
+                NAME(tile)
+                [tile_width][h - 1](C + r * ldc + p * NR, ldc, c + r, p * NR, a + r, 0, K, b);
                 continue;
             }
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++)
                     vstore(tail + m * NR + v * VL,
                            vload_n(c[r + m] + p * NR + v * VL, width - v * VL));
-            NAME(tile)[half][h - 1](tail, NR, tail_row, 0, a + r, 0, K, b);
+            NAME(tile)[tile_width][h - 1](tail, NR, tail_row, 0, a + r, 0, K, b);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++)
                     vstore_n(C + (r + m) * ldc + p * NR + v * VL, vload(tail + m * NR + v * VL),

@@ -360,7 +360,7 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *
             first[i] = init[0] + ioff + i * NR;
         NAME(row)[0][w - 2](pre, NR, first, a[0], H, R, G * H * NR);
     } else {
-        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
+        NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
     }
 }
 
@@ -405,7 +405,7 @@ FR_INLINE void NAME(transposed_tile)(const fr_call *call, real *out, const real 
             first[i] = init[0] + ioff + i * NR;
         NAME(row)[0][w - 2](out, NR, first, rows[0] + roff, H, Rb, G * H * NR);
     } else {
-        NAME(tile)[NAME(half_panel)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
+        NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
     }
 }
 

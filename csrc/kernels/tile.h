@@ -29,16 +29,22 @@
 #define FR_NV_HALF 1
 #endif
 
+/* Widths of a tile, in vectors: nv whole ones, and with `tail` half of one behind them. With 200 units
+ * and panels of 32 a last tile as wide as a whole vector would take 4% of all products for nothing. */
+enum { NAME(full), NAME(half), NAME(quarter), NAME(three_quarters), NAME(tile_widths) };
+#define FR_HALVES (VH < VL && FR_NV == 2)
+
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
                            ptrdiff_t K, const real *restrict b);
 
-FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *restrict out,
-                               ptrdiff_t ldo, const real *const *restrict init, ptrdiff_t ioff,
-                               const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
-                               const real *restrict b)
+FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const int ku,
+                               real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
+                               ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
+                               ptrdiff_t K, const real *restrict b)
 {
     vr acc[8][FR_MR][FR_NV];
+    vh last[8][FR_MR]; /* the accumulators of the tail */
     const real *row[FR_MR];
     ptrdiff_t k = 0;
 
@@ -52,16 +58,28 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
             for (int u = 1; u < ku; u++)
                 acc[u][m][v] = vsplat(0);
         }
+        if (tail) {
+            last[0][m] = vload_h(init[m] + ioff + nv * VL);
+            FR_UNROLL
+            for (int u = 1; u < ku; u++)
+                last[u][m] = vsplat_h(0);
+        }
     }
     for (; k + ku <= K; k += ku) {
         FR_UNROLL
         for (int u = 0; u < ku; u++) {
             vr w[FR_NV];
+            vh w_last;
             FR_UNROLL
             for (int v = 0; v < nv; v++) {
                 w[v] = vload(b + (k + u) * NR + v * VL);
                 if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
                     FR_IN_REGISTER(w[v]);
+            }
+            if (tail) {
+                w_last = vload_h(b + (k + u) * NR + nv * VL);
+                if (mr > 1)
+                    FR_IN_REGISTER(w_last);
             }
             FR_UNROLL
             for (int m = 0; m < mr; m++) {
@@ -69,6 +87,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
                 FR_UNROLL
                 for (int v = 0; v < nv; v++)
                     acc[u][m][v] += s * w[v];
+                if (tail)
+                    last[u][m] += vsplat_h(row[m][k + u]) * w_last;
             }
         }
     }
@@ -79,6 +99,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
                 FR_UNROLL
                 for (int v = 0; v < nv; v++)
                     acc[0][m][v] += vsplat(row[m][k]) * vload(b + k * NR + v * VL);
+                if (tail)
+                    last[0][m] += vsplat_h(row[m][k]) * vload_h(b + k * NR + nv * VL);
             }
         }
         FR_UNROLL
@@ -90,6 +112,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
                     FR_UNROLL
                     for (int v = 0; v < nv; v++)
                         acc[u][m][v] += acc[u + h][m][v];
+                    if (tail)
+                        last[u][m] += last[u + h][m];
                 }
             }
         }
@@ -99,6 +123,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int ku, real *r
         FR_UNROLL
         for (int v = 0; v < nv; v++)
             vstore(out + m * ldo + v * VL, acc[0][m][v]);
+        if (tail)
+            vstore(out + m * ldo + nv * VL, vwiden(last[0][m]));
     }
 }
 
@@ -184,49 +210,76 @@ static NAME(row_fn) *const
     NAME(row)[2][3] = {{NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
                        {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
 
-#define FR_TILE(mr, nv, suffix)                                                                    \
+#define FR_TILE(mr, nv, tail, suffix)                                                              \
     FR_NOINLINE void NAME(tile_##mr##suffix)(                                                      \
         real *restrict out, ptrdiff_t ldo, const real *const *restrict init, ptrdiff_t ioff,       \
         const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K, const real *restrict b)        \
     {                                                                                              \
-        NAME(tile_body)(mr, nv, FR_TILE_KU(mr, nv), out, ldo, init, ioff, a, aoff, K, b);          \
+        NAME(tile_body)                                                                            \
+        (mr, nv, tail, FR_TILE_KU(mr, nv + tail), out, ldo, init, ioff, a, aoff, K, b);            \
     }
 
-#define FR_TILES(suffix, nv)                                                                       \
-    FR_TILE(1, nv, suffix)                                                                         \
-    FR_TILE(2, nv, suffix)                                                                         \
-    FR_TILE(3, nv, suffix)                                                                         \
-    FR_TILE(4, nv, suffix) FR_TILE(5, nv, suffix) FR_TILE(6, nv, suffix) FR_TILES_8(suffix, nv)
+#define FR_TILES(suffix, nv, tail)                                                                 \
+    FR_TILE(1, nv, tail, suffix)                                                                   \
+    FR_TILE(2, nv, tail, suffix)                                                                   \
+    FR_TILE(3, nv, tail, suffix)                                                                   \
+    FR_TILE(4, nv, tail, suffix)                                                                   \
+    FR_TILE(5, nv, tail, suffix) FR_TILE(6, nv, tail, suffix) FR_TILES_8(suffix, nv, tail)
+#define FR_TILES_TO_6(suffix)                                                                      \
+    NAME(tile_1##suffix), NAME(tile_2##suffix), NAME(tile_3##suffix), NAME(tile_4##suffix),        \
+        NAME(tile_5##suffix), NAME(tile_6##suffix)
 #if FR_MR >= 8
-#define FR_TILES_8(suffix, nv) FR_TILE(7, nv, suffix) FR_TILE(8, nv, suffix)
+#define FR_TILES_8(suffix, nv, tail) FR_TILE(7, nv, tail, suffix) FR_TILE(8, nv, tail, suffix)
+#define FR_TILES_OF(suffix)                                                                        \
+    {                                                                                              \
+        FR_TILES_TO_6(suffix), NAME(tile_7##suffix), NAME(tile_8##suffix)                          \
+    }
 #else
-#define FR_TILES_8(suffix, nv)
+#define FR_TILES_8(suffix, nv, tail)
+#define FR_TILES_OF(suffix)                                                                        \
+    {                                                                                              \
+        FR_TILES_TO_6(suffix)                                                                      \
+    }
 #endif
-FR_TILES(_full, FR_NV)
-FR_TILES(_half, FR_NV_HALF)
+FR_TILES(_full, FR_NV, 0)
+FR_TILES(_half, FR_NV_HALF, 0)
+#if FR_HALVES
+FR_TILES(_quarter, 0, 1)
+FR_TILES(_three_quarters, 1, 1)
+#endif
 
-/* tile[half panel only][rows - 1] */
-static NAME(tile_fn) *const
-    NAME(tile)[2][FR_MR] = {{NAME(tile_1_full), NAME(tile_2_full), NAME(tile_3_full),
-                             NAME(tile_4_full), NAME(tile_5_full), NAME(tile_6_full),
-#if FR_MR >= 8
-                             NAME(tile_7_full), NAME(tile_8_full)
+/* tile[width][rows - 1] */
+static NAME(tile_fn) *const NAME(tile)[NAME(tile_widths)][FR_MR] = {
+    [NAME(full)] = FR_TILES_OF(_full),
+    [NAME(half)] = FR_TILES_OF(_half),
+#if FR_HALVES
+    [NAME(quarter)] = FR_TILES_OF(_quarter),
+    [NAME(three_quarters)] = FR_TILES_OF(_three_quarters),
 #endif
-                            },
-                            {NAME(tile_1_half), NAME(tile_2_half), NAME(tile_3_half),
-                             NAME(tile_4_half), NAME(tile_5_half), NAME(tile_6_half),
-#if FR_MR >= 8
-                             NAME(tile_7_half), NAME(tile_8_half)
-#endif
-                            }};
+};
 #undef FR_TILE
 #undef FR_TILES
 #undef FR_TILES_8
+#undef FR_TILES_TO_6
+#undef FR_TILES_OF
 
 /* 1 if only the first half of a panel's vectors is needed for `width` remaining columns. */
 FR_INLINE int NAME(half_panel)(ptrdiff_t width)
 {
     return width <= FR_NV_HALF * VL && FR_NV_HALF < FR_NV;
+}
+
+/* The narrowest tile for `width` remaining columns. It writes the vectors that half_panel says, whole,
+ * as if it were no narrower. */
+FR_INLINE int NAME(tile_width)(ptrdiff_t width)
+{
+#if FR_HALVES
+    if (width <= VH)
+        return NAME(quarter);
+    if (width > VL && width <= VL + VH)
+        return NAME(three_quarters);
+#endif
+    return NAME(half_panel)(width) ? NAME(half) : NAME(full);
 }
 
 /* Rows are cut into tiles of nearly equal height: 8 rows make 4 + 4 where 6 + 2 would leave a
