@@ -40,6 +40,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
+    a.at_once = NAME(blocks_at_once)(call);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
@@ -68,7 +69,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
             } else {
                 NAME(panel_walk)
-                walk = NAME(begin_panels)(call, &part, tid, n, 0, call->claims ? ++round : 0);
+                walk = NAME(begin_panels)(call, &part, tid, &a, n, 0, call->claims ? ++round : 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));)
                     NAME(input_product)(call, xw, x, n, p, p + w);
             }
@@ -82,7 +83,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 NAME(fetch_shared)(a.hprev, n, H);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
                 NAME(panel_walk)
-                walk = NAME(begin_panels)(call, &part, tid, n, s & 1, call->claims ? ++round : 0);
+                walk =
+                    NAME(begin_panels)(call, &part, tid, &a, n, a.back, call->claims ? ++round : 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);
@@ -126,6 +128,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
+    a.at_once = NAME(blocks_at_once)(call);
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
@@ -162,7 +165,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
-                NAME(panel_walk) walk = NAME(begin_panels)(call, &part, tid, n, s & 1, 0);
+                NAME(panel_walk)
+                walk = NAME(begin_panels)(call, &part, tid, &a, n, a.back, 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
                     for (ptrdiff_t q = 0, h; q < n; q += h) {
                         h = NAME(tile_height)(n - q);

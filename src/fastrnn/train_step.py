@@ -59,8 +59,8 @@ class TrainStep:
     ------
     TypeError, ValueError
         ``model: layer 0: expected RNN, LSTM, GRU or Linear, got Embedding``, ``model: layer 1:
-        expected 8 inputs to follow layer 0, got 9``, ``clip_norm: expected none beside clip_value``,
-        and so for each argument.
+        expected 8 inputs to follow layer 0, got 9``, ``clip_norm: expected none beside
+        clip_value``, and so for each argument.
 
     Notes
     -----
