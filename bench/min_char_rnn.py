@@ -74,31 +74,26 @@ class NumpyModel:
 
 
 class FastModel:
-    """The same model in fastrnn."""
+    """The same model in fastrnn, a step in one call."""
 
     def __init__(self, Wxh, Whh, bh, Why, by):
         vocabulary, dtype = len(by), by.dtype.name
-        self.model = fr.Sequential(
+        model = fr.Sequential(
             fr.RNN(vocabulary, HIDDEN, dtype=dtype), fr.Linear(HIDDEN, vocabulary, dtype=dtype)
         )
         names = ("0.weight_ih_l0", "0.weight_hh_l0", "0.bias_ih_l0", "1.weight", "1.bias")
         weights = dict(zip(names, (Wxh, Whh, bh, Why, by), strict=True))
-        self.model.load_state_dict(weights | {"0.bias_hh_l0": np.zeros(HIDDEN)})
-        self.optimizer = fr.optim.Adagrad(self.model, RATE, eps=EPSILON)
-        self.second_bias = self.model.grads["0.bias_hh_l0"]
+        model.load_state_dict(weights | {"0.bias_hh_l0": np.zeros(HIDDEN)})
+        self.optimizer = fr.optim.Adagrad(model, RATE, eps=EPSILON)
+        self.second_bias = model.grads["0.bias_hh_l0"]
+        self.train = fr.TrainStep(model, self.optimizer, reduction="sum", clip_value=LIMIT)
         self.state = None
 
     def step(self, inputs, targets):
-        model = self.model
-        model.zero_grad()
-        logits, self.state, tape = model.forward(inputs[:, None], self.state)
-        loss, dlogits = fr.cross_entropy(logits, targets[:, None])
-        dlogits *= len(inputs)  # the recipe sums over the chunk, cross_entropy takes the mean
-        tape.backward(dlogits)
+        loss, self.state = self.train.gradients(inputs[:, None], targets[:, None], self.state)
         self.second_bias[:] = 0
-        fr.clip_grad_value_(model, LIMIT)
         self.optimizer.step()
-        return loss * len(inputs)
+        return loss
 
 
 def main():

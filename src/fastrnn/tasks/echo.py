@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from .. import LSTM, Linear, cross_entropy
+from .. import LSTM, Linear, Sequential, TrainStep
 from ..optim import Adam
 from . import check
 
@@ -29,14 +29,15 @@ def run(quick: bool = False, progress: bool | None = None, seed: int = 0) -> dic
     """
     rng = np.random.default_rng(seed)
     lstm, dense = LSTM(NUMBERS, 25, seed=seed), Linear(25, NUMBERS, seed=seed + 1)
-    adam = Adam([lstm, dense], lr=5e-3)
-    parameters = sum(p.size for net in (lstm, dense) for p in net.state_dict().values())
+    model = Sequential(lstm, dense)
+    step = TrainStep(model, Adam(model, lr=5e-3), last_only=True)  # only h of the end is looked at
+    parameters = sum(p.size for p in model.state_dict().values())
     print(f"Of {LENGTH} numbers give back the third. {parameters:,} parameters.\n")
 
     right, in_a_row, curve, start = [], 0, [], time.perf_counter()
     while in_a_row < 1500 and len(right) < 20_000:
         x = rng.integers(0, NUMBERS, (LENGTH, 1))
-        right.append(train(lstm, dense, adam, x))
+        right.append(train(step, x))
         in_a_row = in_a_row + 1 if right[-1] else 0
         if len(right) % 250 == 0:
             curve.append([len(right), sum(right[-250:]) / 250])
@@ -61,17 +62,11 @@ def run(quick: bool = False, progress: bool | None = None, seed: int = 0) -> dic
     }
 
 
-def train(lstm, dense, adam, x):
+def train(step, x):
     """Learn from one sequence (5, 1); return whether the answer before was right."""
-    _, (h, _), through_time = lstm.forward(x)  # integers: the same as one-hot rows
-    logits, _, last = dense.forward(h[0])
-    _, dlogits = cross_entropy(logits, x[OUT_INDEX])
-    lstm.zero_grad()
-    dense.zero_grad()
-    dh, _ = last.backward(dlogits)
-    through_time.backward(None, (dh[None], None))  # only the last state is looked at
-    adam.step()
-    return bool(logits.argmax() == x[OUT_INDEX, 0])
+    target = x[OUT_INDEX]
+    step(x, target)  # integers: the same as one-hot rows
+    return bool(step.output.argmax() == target[0])
 
 
 def picture(figures):
