@@ -206,17 +206,12 @@ class FastContender:
         recurrent = layer(vocabulary, options.hidden, options.layers)
         self.fr, self.model = fr, fr.Sequential(recurrent, fr.Linear(options.hidden, vocabulary))
         self.model.load_state_dict(weights)
-        self.optimizer = fr.optim.Adam(self.model, RATE)
+        adam = fr.optim.Adam(self.model, RATE)
+        self.train = fr.TrainStep(self.model, adam, clip_norm=LIMIT)
         self.version = fr.__version__
 
     def step(self, inputs, targets, state):
-        self.model.zero_grad()
-        logits, state, tape = self.model.forward(inputs, state)
-        loss, dlogits = self.fr.cross_entropy(logits, targets)
-        tape.backward(dlogits)
-        self.fr.clip_grad_norm_(self.model, LIMIT)
-        self.optimizer.step()
-        return loss, state
+        return self.train(inputs, targets, state)
 
     def loss(self, inputs, targets, state):
         logits, state = self.model(inputs, state)

@@ -20,6 +20,12 @@ enum {
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
+    KEPT_BYTES =
+        28 << 10, /* of one row's weights, what is still there from the last step: rows.h */
+    KEPT_UP_TO = 256 << 10,
+    /* A gradient that one thread has written and another goes on with: a clear of 92 KB took 5.2 us
+     * instead of 0.9. Half of the lines make the way. */
+    CROSSING_CYCLES = 20,
     /* A thread must save more: handing over is 1 us while it still spins, as in a loop of calls less
      * than 50 us apart; 10 if it is parked. */
     TEAM_CYCLES = 8000,
@@ -45,7 +51,10 @@ static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t pane
         per_k = tiles * 2.0;
     const double arithmetic = panels * cell->gates * (H * per_k + tiles * TILE_CYCLES);
     const double bytes = (double)panels * cell->gates * H * panel * real_bytes;
-    const double memory = bytes / (bytes <= L1_BYTES ? 64 : bytes <= L2_BYTES ? 24 : 10);
+    const double kept = bytes <= L1_BYTES                  ? bytes
+                        : rows == 1 && bytes <= KEPT_UP_TO ? KEPT_BYTES
+                                                           : 0;
+    const double memory = kept / 64 + (bytes - kept) / (bytes <= L2_BYTES ? 24 : 10);
     /* In double from the first factor on: sizes that no memory holds are asked about, too. */
     const double gates = (double)rows * panels * vectors * cell->gates * 12;
     return (arithmetic > memory ? arithmetic : memory) + gates;
@@ -62,6 +71,10 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const double batched =
         (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
         (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
+    const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
+    const double gradient_bytes =
+        (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
+    const double crossing = backward ? gradient_bytes / 2 / 64 * CROSSING_CYCLES : 0;
     fr_plan best = {.threads = 1, .rows = 1, .units = 1, .chunk = 1};
     double least = 0;
 
@@ -76,7 +89,7 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 cycles += BARRIER_CYCLES * cell->phases;
             else if (rows > 1 && large)
                 cycles *= 1 + UNEVEN_PERCENT / 100.0;
-            cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n : 0);
+            cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n + crossing : 0);
             if (least == 0 || cycles < least) {
                 least = cycles;
                 best.threads = n;
@@ -86,9 +99,6 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
             }
         }
 
-    const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
-    const double gradient_bytes =
-        (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
     const int64_t want = !backward                    ? (XW_BYTES + row_bytes - 1) / row_bytes
                          : gradient_bytes > FAR_BYTES ? FAR_BACKWARD_ROWS
                                                       : BACKWARD_ROWS;

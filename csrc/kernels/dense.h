@@ -55,7 +55,7 @@ static void NAME(gemm)(void *arg, int tid)
                     ((real *)g->sums)[r0 + m] += NAME(sum_of)(a[m], K_block);
             for (ptrdiff_t p = 0; p < P; p++) {
                 const ptrdiff_t width = N - p * NR;
-                const int half = NAME(half_panel)(width), vectors = half ? FR_NV_HALF : FR_NV;
+                const int vectors = NAME(panel_vectors)(N, p), tile_width = NAME(tile_width)(width);
                 const real *b = panels + (p * K + k0) * NR;
                 const int plain = width >= vectors * VL && !(bias && add && k0 == 0);
                 for (ptrdiff_t r = 0, h; r < M_block; r += h) {
@@ -66,7 +66,7 @@ static void NAME(gemm)(void *arg, int tid)
                             from[m] = add               ? c + m * g->ldc
                                       : bias && k0 == 0 ? bias + p * NR
                                                         : zeros;
-                        NAME(tile)[half][h - 1](c, g->ldc, from, 0, a + r, 0, K_block, b);
+                        NAME(tile)[tile_width][h - 1](c, g->ldc, from, 0, a + r, 0, K_block, b);
                         continue;
                     }
                     for (ptrdiff_t m = 0; m < h; m++)
@@ -77,7 +77,7 @@ static void NAME(gemm)(void *arg, int tid)
                                 first += vload_n(bias + p * NR + n, left);
                             vstore(out + m * NR + n, first);
                         }
-                    NAME(tile)[half][h - 1](out, NR, init, 0, a + r, 0, K_block, b);
+                    NAME(tile)[tile_width][h - 1](out, NR, init, 0, a + r, 0, K_block, b);
                     for (ptrdiff_t m = 0; m < h; m++)
                         for (int v = 0; v < vectors; v++)
                             vstore_n(c + m * g->ldc + v * VL, vload(out + m * NR + v * VL),
