@@ -95,7 +95,7 @@ class TrainStep:
         ignore_index=-100,
     ):
         layers = _layers(model)
-        parts = roots(layers)
+        parts = roots(model)
         check_method("optimizer", optimizer, "step")
         moved = [module._flat for module in getattr(optimizer, "_modules", parts)]
         if not all(any(np.may_share_memory(a._flat, b) for b in moved) for a in parts):
