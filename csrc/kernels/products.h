@@ -67,6 +67,15 @@ static void NAME(input_product_blas)(const fr_call *call, real *out, const real 
                      plain + (g * Hp + p0 * NR) * I, I, 1, out + g * Hp + p0 * NR, call->xw_row);
 }
 
+/* The lines of a panel's columns in a row of the caller's, which may begin anywhere in one. */
+FR_INLINE void NAME(fetch_columns)(const real *first, ptrdiff_t width)
+{
+    const ptrdiff_t columns = width < NR ? width : NR;
+    for (ptrdiff_t n = 0; n < columns; n += 64 / (ptrdiff_t)sizeof(real))
+        FR_PREFETCH(first + n);
+    FR_PREFETCH(first + columns - 1);
+}
+
 /* dx[r] (+)= dG[r] W for n rows; only the slots that feed the input weights. */
 static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *const *dg,
                              ptrdiff_t n)
@@ -86,6 +95,8 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
         const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p);
         for (ptrdiff_t r = 0, h; r < n; r += h) {
             h = NAME(tile_height)(n - r);
+            for (ptrdiff_t m = r; m < r + h; m++) /* dx comes from far away, too */
+                NAME(fetch_columns)(dx[m] + p * NR, width);
             for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
                 NAME(tile)
             [tile_width][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
@@ -132,18 +143,10 @@ static void NAME(pack_operand)(real *dst, const real *const *rows, ptrdiff_t K, 
                     vstore(to + k * NR + v * VL, vload(rows[k] + p * NR + v * VL));
         else
             for (ptrdiff_t k = 0; k < K; k++)
-                for (ptrdiff_t n = 0; n < NR; n++)
-                    to[k * NR + n] = n < width ? rows[k][p * NR + n] : 0;
+                for (ptrdiff_t n = 0; n < NR; n += VL)
+                    vstore(to + k * NR + n,
+                           n < width ? vload_n(rows[k] + p * NR + n, width - n) : vsplat(0));
     }
-}
-
-/* The lines of a panel's columns in a row of the caller's, which may begin anywhere in one. */
-FR_INLINE void NAME(fetch_columns)(const real *first, ptrdiff_t width)
-{
-    const ptrdiff_t columns = width < NR ? width : NR;
-    for (ptrdiff_t n = 0; n < columns; n += 64 / (ptrdiff_t)sizeof(real))
-        FR_PREFETCH(first + n);
-    FR_PREFETCH(first + columns - 1);
 }
 
 /* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. */
@@ -190,6 +193,26 @@ FR_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t n)
     return (n + NR - 1) / NR * NR;
 }
 
+static real NAME(sum_of)(const real *x, ptrdiff_t n); /* dense.h */
+
+/* db of the M units from u on: the sums of the rows of dG's transposed block. */
+static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int slot, ptrdiff_t u,
+                                const real *transposed, ptrdiff_t ldt, ptrdiff_t M, ptrdiff_t K)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size;
+    const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+    real *db_ih = wg < 0 || !sums->grads.b_ih ? NULL : (real *)sums->grads.b_ih + wg * H + u;
+    real *db_hh = rg < 0 || !sums->grads.b_hh ? NULL : (real *)sums->grads.b_hh + rg * H + u;
+    for (ptrdiff_t m = 0; m < M && (db_ih || db_hh); m++) {
+        const real sum = NAME(sum_of)(transposed + m * ldt, K);
+        if (db_ih)
+            db_ih[m] += sum;
+        if (db_hh)
+            db_hh[m] += sum;
+    }
+}
+
 /* One thread's share of dW, dR and db over n rows of dG: units [u0, u1) of every slot.
  *   dg      rows of dG                          h, rh   rows that the recurrent product read
  *   x       rows of x, or NULL for tokens */
@@ -202,11 +225,9 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     const ptrdiff_t ldt =
         FR_KC + 16; /* not a power of two: rows of a tile fall in different sets */
     real *dw_ih = sums->grads.w_ih, *dw_hh = sums->grads.w_hh;
-    real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
     real *transposed = work, *h_panels = work + FR_MC * ldt;
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
-    real sum[FR_MC];
 
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
         const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
@@ -221,17 +242,7 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
                 /* rows of a chunk lie back to back: they are a matrix */
                 NAME(transpose)(transposed, ldt, dg[k0] + slot * Hp + u, call->dg_row, K, M);
-                for (ptrdiff_t k = 0; k < K; k++) {
-                    const real *from = dg[k0 + k] + slot * Hp + u;
-                    for (ptrdiff_t m = 0; m < M; m++)
-                        sum[m] = k ? sum[m] + from[m] : from[m];
-                }
-                for (ptrdiff_t m = 0; m < M; m++) {
-                    if (db_ih && wg >= 0)
-                        db_ih[wg * H + u + m] += sum[m];
-                    if (db_hh && rg >= 0)
-                        db_hh[rg * H + u + m] += sum[m];
-                }
+                NAME(bias_gradient)(call, sums, slot, u, transposed, ldt, M, K);
                 if (rg >= 0)
                     NAME(outer_product)
                 (dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
