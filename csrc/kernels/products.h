@@ -131,19 +131,22 @@ static void NAME(dx_product_blas)(const fr_call *call, real *const *dx, const re
 
 /* ---- weight gradients -------------------------------------------------------------------- */
 
-/* Panels of the right-hand sides (h_prev, r*h, x) for K rows: [panel][K][NR], zeros behind the last
- * column. A few rows at a time: each is read from end to end, as the processor foresees. */
+/* Panels of the right-hand sides (h_prev, r*h, x) for K rows: [panel][K][NR], zero-padded. */
 static void NAME(pack_operand)(real *dst, const real *const *rows, ptrdiff_t K, ptrdiff_t N)
 {
-    enum { FEW = 8 };
-    for (ptrdiff_t first = 0; first < K; first += FEW)
-        for (ptrdiff_t p = 0; p * NR < N; p++)
-            for (ptrdiff_t k = first; k < first + FEW && k < K; k++)
-                for (int v = 0; v < FR_NV; v++) {
-                    const ptrdiff_t n = p * NR + v * VL;
-                    vstore(dst + (p * K + k) * NR + v * VL,
-                           n < N ? vload_n(rows[k] + n, N - n) : vsplat(0));
-                }
+    for (ptrdiff_t p = 0; p * NR < N; p++) {
+        const ptrdiff_t width = N - p * NR;
+        real *to = dst + p * K * NR;
+        if (width >= NR)
+            for (ptrdiff_t k = 0; k < K; k++)
+                for (int v = 0; v < FR_NV; v++)
+                    vstore(to + k * NR + v * VL, vload(rows[k] + p * NR + v * VL));
+        else
+            for (ptrdiff_t k = 0; k < K; k++)
+                for (ptrdiff_t n = 0; n < NR; n += VL)
+                    vstore(to + k * NR + n,
+                           n < width ? vload_n(rows[k] + p * NR + n, width - n) : vsplat(0));
+    }
 }
 
 /* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. */
