@@ -415,6 +415,8 @@ FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR
     }
     for (int g = 0; g < gates; g++) {
         NAME(fetch_forward)(call, rows, q, h, p, g, gates);
+        for (int m = 0; m < h && g + 1 < gates; m++) /* of a long chunk, xw comes from far away */
+            NAME(fetch_panel)(init[g + 1][m] + ioff[g + 1]);
         NAME(recurrent_tile)(call, pre[g], init[g], ioff[g], a, h, p, w, g);
     }
 }
