@@ -21,7 +21,9 @@ typedef struct NAME(row_arrays) {
     real **carry_h, **carry_c; /* what this step hands to the one before it */
     int has_step;              /* 0: the rows of the initial state, which has no gates of its own */
     int back;                  /* this step takes its weights from the last to the first */
-    int at_once;               /* see blocks_at_once */
+    /* what a single row takes at once: see share_blocks */
+    int blocks_at_once;
+    ptrdiff_t panels_at_once, groups; /* of panels, in this thread's part */
 } NAME(row_arrays);
 
 typedef struct NAME(chunk_rows) {
@@ -279,17 +281,24 @@ enum { NAME(most_panels) = 4 };
  * side, at most. All of them, if they fit into the first-level cache or are far too many for it.
  * Between, every other step goes backwards, and finds what the last step read last: so blocks go by
  * themselves, or few at a time. One step of one row: RNN H = 100 -22%, 128 -10%, LSTM and GRU H = 64 -12%,
- * 100 -5%. The same for all parts, of which threads take over panels. */
-FR_INLINE int NAME(blocks_at_once)(const fr_call *call)
+ * 100 -5%. The same for all parts, of which threads take over panels.
+ *
+ * A cell with one gate takes fewer panels at once; others take the gates of a panel apart, and keep
+ * their maths for several panels together. */
+static void NAME(share_blocks)(const fr_call *call, const fr_part *part, NAME(row_arrays) * a)
 {
     enum { FITS = 24 << 10, LARGE_BLOCK = 28 << 10, FAR_TOO_MANY = 256 << 10, CALL = 16 << 10 };
+    const int gates = fr_cells[call->layer.cell].gates;
     const size_t block = (size_t)call->layer.hidden_size * NR * sizeof(real);
     const ptrdiff_t panels = (call->Hp / NR + call->plan.units - 1) / call->plan.units;
-    const size_t all = block * (size_t)(panels * fr_cells[call->layer.cell].gates);
-    if (all <= FITS || all > FAR_TOO_MANY || block > LARGE_BLOCK)
-        return NAME(most_panels);
-    const size_t n = CALL / block;
-    return n < 1 ? 1 : n > NAME(most_panels) ? NAME(most_panels) : (int)n;
+    const size_t all = block * (size_t)(panels * gates);
+    a->blocks_at_once = NAME(most_panels);
+    if (all > FITS && all <= FAR_TOO_MANY && block <= LARGE_BLOCK) {
+        const size_t n = CALL / block;
+        a->blocks_at_once = n < 1 ? 1 : n > NAME(most_panels) ? NAME(most_panels) : (int)n;
+    }
+    a->panels_at_once = gates > 1 ? NAME(most_panels) : a->blocks_at_once;
+    a->groups = (part->p1 - part->p0 + a->panels_at_once - 1) / a->panels_at_once;
 }
 
 /* The panels that a thread takes in a step: its own, and then what is left of the others', from the
@@ -300,7 +309,7 @@ typedef struct NAME(panel_walk) {
     unsigned round;
     ptrdiff_t most; /* at once */
     int tid, back, turn;
-    ptrdiff_t i;
+    ptrdiff_t i, groups; /* of `most` panels */
     fr_part part;
 } NAME(panel_walk);
 
@@ -309,8 +318,11 @@ FR_INLINE NAME(panel_walk)
                        const NAME(row_arrays) * a, ptrdiff_t rows, int back, unsigned round)
 {
     NAME(panel_walk) w = {.call = call, .most = 1, .tid = tid, .back = back, .part = *part};
-    if (rows == 1) /* gates are taken apart within a panel */
-        w.most = fr_cells[call->layer.cell].gates > 1 ? NAME(most_panels) : a->at_once;
+    w.groups = part->p1 - part->p0;
+    if (rows == 1) {
+        w.most = a->panels_at_once;
+        w.groups = a->groups;
+    }
     if (round) {
         w.claims = call->claims + tid / call->plan.units * (call->Hp / NR);
         w.round = round;
@@ -335,6 +347,7 @@ FR_INLINE ptrdiff_t NAME(next_panels)(NAME(panel_walk) * w, ptrdiff_t *first)
             return 0;
         const int other = w->tid - w->tid % units + (w->tid + w->turn) % units;
         w->part = fr_plan_part(&w->call->plan, &w->call->rows, w->call->Hp / NR, other);
+        w->groups = (w->part.p1 - w->part.p0 + w->most - 1) / w->most;
         w->i = 0;
     }
 }
@@ -372,7 +385,7 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, real *pre, const real *
     }
 }
 
-/* The gates of panel p for a single row, as many side by side as blocks_at_once says:
+/* The gates of panel p for a single row, as many side by side as share_blocks says:
  * pre[g] = first[g] + h R_g. */
 FR_INLINE void NAME(row_gates)(const fr_call *call, real *pre, const real *const *first,
                                const NAME(row_arrays) * rows, const real *const *h, ptrdiff_t p,
@@ -381,7 +394,12 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *pre, const real *const
     const ptrdiff_t H = call->layer.hidden_size, block = H * NR;
     const real *R =
         (const real *)(call->packed + call->at.R) + p * fr_cells[call->layer.cell].gates * block;
-    const int most = rows->at_once < gates ? rows->at_once : gates;
+    const int most = rows->blocks_at_once;
+    if (most >= gates) {
+        NAME(row)
+        [NAME(half_panel)(H - p * NR)][gates - 2](pre, FR_MR * NR, first, *h, H, R, block);
+        return;
+    }
     const int groups = (gates + most - 1) / most;
     for (int i = 0; i < groups; i++) {
         const int g = most * (rows->back ? groups - 1 - i : i);

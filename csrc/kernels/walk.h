@@ -40,7 +40,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
-    a.at_once = NAME(blocks_at_once)(call);
+    NAME(share_blocks)(call, &part, &a);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
@@ -128,7 +128,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
-    a.at_once = NAME(blocks_at_once)(call);
+    NAME(share_blocks)(call, &part, &a);
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;

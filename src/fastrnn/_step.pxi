@@ -27,9 +27,10 @@ cdef struct StepStage:
     fr_gemm_args y, dx, dw
     int64_t rows, width  # of `given`
     void *out            # of all steps
-    void *given          # `out`; with dropout a copy; where only the last step is read, (B, H)
+    void *given          # `out`; with dropout a copy; with `only_last` (B, H)
     void *dgiven
-    const void *last     # the final state that is `given`, or NULL
+    bint only_last
+    const void *last     # the final state, which `only_last` gives
     fr_dropout_options drop  # between layers of one stack; p = 0: none
 
 cdef enum StepLoss:
@@ -85,7 +86,7 @@ cdef fr_status _step_forward(StepStage *stage, int count) noexcept nogil:
             if status != FR_OK:
                 return status
         n = s.rows * s.width
-        if s.last != NULL:
+        if s.only_last:
             memcpy(s.given, s.last, <size_t> n * (8 if s.cell[0].layer.dtype == FR_F64 else 4))
         elif s.given != s.out and s.cell[0].layer.dtype == FR_F64:
             fr_dropout_f64(<double *> s.given, <const double *> s.out, n, &s.drop)  # (F3)
@@ -271,6 +272,7 @@ cdef class Step:
                     s.given = self.take_rows(s)
                 i += 1
             if self.last and k == recurrent:
+                s.only_last = True
                 s.rows = rows = first if e.batch_first else second
                 s.given = self.take_rows(s)
         scratch = self.take(scratch_bytes)
@@ -327,7 +329,7 @@ cdef class Step:
             c.backward.h0, c.backward.c0 = c.forward.h0, c.forward.c0
             if dx != NULL:
                 c.backward.dx, c.backward.dx_add = self.dense(e, dx, T, B, inputs), d
-            if self.last and s.given != s.out and s.drop.p == 0:
+            if s.only_last:
                 s.last, c.backward.dhT = c.forward.hT, s.dgiven
             else:
                 c.backward.dy = self.dense(e, <char *> s.dgiven + d * H * real, T, B, s.cells * H)
