@@ -121,7 +121,8 @@ def main():
         finish(result, options)
         return
     todo = cases(options.grid, options.cells, options.modes, options.shape, options.variants)
-    todo = [case for case in todo if options.match.lower() in str(case).lower()]
+    texts = options.match.lower().split("|")
+    todo = [case for case in todo if any(text in str(case).lower() for text in texts)]
     earlier = []
     if options.again:
         earlier = json.loads(options.again.read_text(encoding="utf-8"))["rows"]
@@ -464,7 +465,12 @@ def arguments():
         action="store_false",
         help="one layer, float32, not ragged",
     )
-    add("--match", default="", metavar="TEXT", help="only cases whose label has it, like ragged")
+    add(
+        "--match",
+        default="",
+        metavar="TEXT",
+        help="only cases whose label has it, like 'ragged' or '2 layers|float64'",
+    )
     add("--rounds", type=int, default=11, help="slices of each contender (11)")
     add("--slice", type=float, default=0.03, help="seconds of a slice (0.03)")
     add("--seconds", type=float, default=60, help="of a case: fewer rounds, at least 5 (60)")
