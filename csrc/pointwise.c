@@ -43,7 +43,7 @@ enum {
         4096, /* elements, at least: some us of work, and a multiple of all that a loop unrolls */
     /* Picoseconds an element takes, roughly, and how many make a second thread worth waking. */
     COST_OF_SOFTMAX = 900,
-    COST_OF_STEP = 400,
+    COST_OF_STEP = 200,
     COST_OF_PASS = 150,
     WORTH_A_THREAD = 8000000
 };

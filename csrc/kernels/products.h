@@ -213,6 +213,42 @@ static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int sl
     }
 }
 
+/* C[0..N) += a * b[0..N), one row of a tile of depth 1. */
+FR_INLINE void NAME(add_multiple)(real *C, real a, const real *b, ptrdiff_t N)
+{
+    ptrdiff_t n = 0;
+    for (; n + VL <= N; n += VL)
+        vstore(C + n, vload(C + n) + vsplat(a) * vload(b + n));
+    if (n < N)
+        vstore_n(C + n, vload_n(C + n, N - n) + vsplat(a) * vload_n(b + n, N - n), N - n);
+}
+
+/* weight_gradient of a single row, a step of learning as data comes in: nothing is there to be packed
+ * or transposed. The bits are those of the tiles. */
+static void NAME(weight_gradient_of_row)(const fr_call *call, const real *dg, const real *h,
+                                         const real *rh, const real *x, ptrdiff_t u0, ptrdiff_t u1,
+                                         const fr_sums *sums)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size;
+    real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
+    for (int slot = 0; slot < cell->dslots; slot++) {
+        const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+        for (ptrdiff_t u = u0; u < u1; u++) {
+            const real d = dg[slot * call->Hp + u];
+            if (db_ih && wg >= 0)
+                db_ih[wg * H + u] += d;
+            if (db_hh && rg >= 0)
+                db_hh[rg * H + u] += d;
+            if (rg >= 0)
+                NAME(add_multiple)
+            ((real *)sums->grads.w_hh + (rg * H + u) * H, d, cell->r_from_rh[slot] ? rh : h, H);
+            if (x && wg >= 0)
+                NAME(add_multiple)((real *)sums->grads.w_ih + (wg * H + u) * I, d, x, I);
+        }
+    }
+}
+
 /* One thread's share of dW, dR and db over n rows of dG: units [u0, u1) of every slot.
  *   dg      rows of dG                          h, rh   rows that the recurrent product read
  *   x       rows of x, or NULL for tokens */
@@ -229,6 +265,11 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
 
+    if (n == 1) {
+        NAME(weight_gradient_of_row)
+        (call, dg[0], h[0], rh ? rh[0] : NULL, x ? x[0] : NULL, u0, u1, sums);
+        return;
+    }
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
         const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
         NAME(pack_operand)(h_panels, h + k0, K, H);

@@ -145,6 +145,27 @@ cdef inline void *_data(cnp.ndarray array) noexcept:
     return cnp.PyArray_DATA(array)
 
 
+cdef inline bint _is(cnp.ndarray array, int typenum, int ndim) noexcept:
+    """Whether `array` has this type and number of axes, and elements that C can read."""
+    return cnp.PyArray_TYPE(array) == typenum and cnp.PyArray_NDIM(array) == ndim and \
+        cnp.PyArray_ISBEHAVED_RO(array)
+
+
+cdef inline bint _is_like(value, cnp.ndarray other) noexcept:
+    """Whether `value` is a C-contiguous array of type and shape of `other`."""
+    cdef int axis, ndim = cnp.PyArray_NDIM(other)
+    cdef cnp.ndarray array
+    if not isinstance(value, cnp.ndarray):
+        return False
+    array = value
+    if not _is(array, cnp.PyArray_TYPE(other), ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return False
+    for axis in range(ndim):
+        if cnp.PyArray_DIM(array, axis) != cnp.PyArray_DIM(other, axis):
+            return False
+    return True
+
+
 def _dense(array):
     """`array`, copied unless it is C-contiguous and aligned (a field of packed records is not)."""
     return array if cnp.PyArray_ISCARRAY_RO(array) else np.array(array, order="C")

@@ -11,7 +11,7 @@ _CELLS = {
     "gru": (FR_GRU, "rzn"),
     "gru_before": (FR_GRU_BEFORE, "rzn"),
 }
-_blas_serial = 0
+cdef int _blas_serial = 0
 
 
 @cython.final
@@ -19,9 +19,17 @@ cdef class Packed:
     """Weights of one cell in the kernels' order. Never changed once made: a tape keeps the one its
     forward ran with, so its gradients belong to those weights whatever happened to them since."""
     cdef Block block
-    cdef int use
+    cdef int use, blas
     cdef uint64_t stamp
-    cdef object blas
+
+
+cdef enum:  # what a cell's calls need memory for
+    INFERENCE
+    TRAINING
+    BACKWARD
+    BACKWARD_TOKENS
+    RESERVE
+    NEEDS
 
 
 @cython.final
@@ -32,6 +40,28 @@ cdef class Cell:
     cdef fr_weight_grads grads
     cdef Packed packed
     cdef tuple keep  # the arrays behind the pointers
+    # Bytes that calls of this shape need, 0 where nobody has asked yet: a loop asks for the same ones.
+    cdef int64_t T, B
+    cdef int threads, blas
+    cdef size_t bytes[NEEDS]
+
+    cdef size_t need(self, int what, const fr_seq *seq) noexcept:
+        """Bytes of scratch, or of the reserve; 0 if sizes overflow."""
+        if seq.lengths != NULL:
+            return self.count(what, seq)
+        if seq.T != self.T or seq.B != self.B or seq.threads != self.threads or self.blas != _blas_serial:
+            self.T, self.B, self.threads, self.blas = seq.T, seq.B, seq.threads, _blas_serial
+            memset(self.bytes, 0, sizeof(self.bytes))
+        if not self.bytes[what]:
+            self.bytes[what] = self.count(what, seq)
+        return self.bytes[what]
+
+    cdef size_t count(self, int what, const fr_seq *seq) noexcept:
+        if what == RESERVE:
+            return fr_reserve_bytes(&self.layer, seq)
+        if what == BACKWARD or what == BACKWARD_TOKENS:
+            return fr_backward_scratch_bytes(&self.layer, seq, what == BACKWARD_TOKENS)
+        return fr_forward_scratch_bytes(&self.layer, seq, what == TRAINING)
 
     cdef Packed pack(self, int use, uint64_t stamp):
         """Packed weights good for `use`, made now unless the ones at hand still are."""
@@ -71,7 +101,8 @@ cdef class Engine:
     cdef readonly bint batch_first, has_c
     cdef readonly object dtype
     cdef int typenum
-    cdef list cells  # [layer * D + direction]
+    cdef size_t real  # bytes of a number
+    cdef list cells  # [layer * D + direction]; the list itself never changes
     cdef object version
     cdef uint64_t stamp, fingerprint
 
@@ -82,6 +113,7 @@ cdef class Engine:
         constant, self.slots = _CELLS[cell]
         self.batch_first, self.has_c, self.dtype = batch_first, "c" in self.slots, np.dtype(dtype)
         self.typenum = cnp.NPY_FLOAT if self.dtype == np.float32 else cnp.NPY_DOUBLE
+        self.real = self.dtype.itemsize
         self.cells = []
         for i in range(self.L * self.D):
             c = Cell()
@@ -118,8 +150,19 @@ cdef class Engine:
                 self.fingerprint = fingerprint
                 self.stamp += 1
 
-    cdef _check_input(self, x):
+    cdef cnp.ndarray _check_input(self, x):
         """`x` as the kernels take it: floats with a dense last axis, or int64 tokens."""
+        cdef cnp.ndarray a
+        if isinstance(x, cnp.ndarray):  # what usually comes, accepted without asking Python
+            a = x
+            if _is(a, self.typenum, 3) and cnp.PyArray_DIM(a, 2) == self.input_size and \
+                    cnp.PyArray_STRIDE(a, 2) == <Py_ssize_t> self.real:
+                return a
+            if _is(a, cnp.NPY_INT64, 2):
+                return a
+        return self._other_input(x)
+
+    cdef cnp.ndarray _other_input(self, x):
         cdef str layout = "(B, T" if self.batch_first else "(T, B"
         if not isinstance(x, np.ndarray):
             x = _as_array("x", x)
@@ -140,9 +183,9 @@ cdef class Engine:
 
     cdef tuple _check_state(self, str prefix, state, int64_t B):
         """(h, c) as arrays or None; c is None for cells that have none."""
-        shape = (self.L * self.D, B, self.hidden_size)
         if state is None:
             return None, None
+        shape = (self.L * self.D, B, self.hidden_size)
         if not self.has_c:
             return self._as_state(prefix + "h", state, shape), None
         if not isinstance(state, (tuple, list)) or len(state) != 2:
@@ -187,12 +230,12 @@ cdef class Engine:
         cdef fr_forward_args a
         cdef fr_status status
         cdef Tape tape = None
-        cdef cnp.ndarray xa, ya
+        cdef cnp.ndarray xa, ya, y
 
-        given = _as_array("x", x)  # as int64, tokens of uint64 would be told wrongly
-        x = self._check_input(x)
-        cdef bint tokens = x.ndim == 2
-        T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
+        given = x if isinstance(x, cnp.ndarray) else _as_array("x", x)  # with the values as they came
+        xa = x = self._check_input(x)
+        cdef bint tokens = cnp.PyArray_NDIM(xa) == 2
+        T, B = cnp.PyArray_DIM(xa, self.batch_first), cnp.PyArray_DIM(xa, not self.batch_first)
         h0, c0 = self._check_state("", state, B)
         if lengths is not None:
             lengths = _check_lengths(lengths, T, B)
@@ -211,9 +254,9 @@ cdef class Engine:
             tape.engine, tape.lengths, tape.reset, tape.h0, tape.c0 = self, lengths, reset, h0, c0
             tape.T, tape.B, tape.tokens = T, B, tokens
             tape.inputs, tape.outputs, tape.mask = [], [], mask
-            tape.reserves, tape.packed, tape.cells = [], [], list(self.cells)
+            tape.reserves, tape.packed, tape.cells = [], [], self.cells
         seq = _sequence(T, B, lengths, reset)
-        cdef size_t state_bytes = <size_t> (B * self.hidden_size * self.dtype.itemsize)
+        cdef size_t state_bytes = <size_t> (B * self.hidden_size) * self.real
         for layer in range(self.L):
             y = self._new(B if self.batch_first else T, T if self.batch_first else B,
                           self.D * self.hidden_size, lengths is not None)
@@ -228,11 +271,11 @@ cdef class Engine:
                 seq.reverse = d
                 memset(&a, 0, sizeof(a))
                 if keep:
-                    reserve = Block(fr_reserve_bytes(&cell.layer, &seq))
+                    reserve = Block(cell.need(RESERVE, &seq))
                     a.reserve = reserve.p
                     tape.reserves.append(reserve)
                     tape.packed.append(packed)
-                scratch = Block(fr_forward_scratch_bytes(&cell.layer, &seq, keep))
+                scratch = Block(cell.need(TRAINING if keep else INFERENCE, &seq))
                 a.scratch, a.packed = scratch.p, packed.block.p
                 a.y = self._place(ya, d * self.hidden_size)
                 if tokens:
@@ -253,7 +296,7 @@ cdef class Engine:
                 _check_status("forward", status)
             if keep:
                 # The tape reads y again; a silent change would be a silently wrong gradient.
-                y.flags.writeable = False
+                cnp.PyArray_CLEARFLAGS(y, cnp.NPY_ARRAY_WRITEABLE)
                 tape.inputs.append(x)
                 tape.outputs.append(y)
             x, tokens = y, False
@@ -444,7 +487,7 @@ cdef class Tape:
         cdef cnp.ndarray xa, ya, dya, dxa
         cdef object dx = None
 
-        if dy is not None:
+        if dy is not None and not _is_like(dy, self.outputs[e.L - 1]):
             shape = (<object> self.outputs[e.L - 1]).shape
             if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
                 dy = _dense(dy)
@@ -459,7 +502,7 @@ cdef class Tape:
         step_dh = self._per_step() if per_step else None
         step_dc = self._per_step() if per_step and e.has_c else None
         seq = _sequence(self.T, self.B, self.lengths, self.reset)
-        cdef size_t state_bytes = <size_t> (self.B * e.hidden_size * e.dtype.itemsize)
+        cdef size_t state_bytes = <size_t> (self.B * e.hidden_size) * e.real
         for layer in range(e.L - 1, -1, -1):
             x, y = self.inputs[layer], self.outputs[layer]
             tokens = layer == 0 and self.tokens
@@ -474,7 +517,7 @@ cdef class Tape:
                 reserve = self.reserves[index]
                 seq.reverse = d
                 memset(&a, 0, sizeof(a))
-                scratch = Block(fr_backward_scratch_bytes(&cell.layer, &seq, tokens))
+                scratch = Block(cell.need(BACKWARD_TOKENS if tokens else BACKWARD, &seq))
                 a.scratch, a.packed, a.reserve = scratch.p, packed.block.p, reserve.p
                 a.grads = cell.grads
                 a.y = e._place(ya, d * e.hidden_size)

@@ -160,8 +160,7 @@ cdef class Step:
     # laid out for inputs of one shape
     cdef int64_t first, second
     cdef bint tokens
-    cdef int threads, count
-    cdef object blas
+    cdef int threads, count, blas
     cdef list blocks
     cdef StepStage *stage
     cdef cnp.ndarray y  # what the last stage gives
