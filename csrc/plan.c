@@ -27,8 +27,10 @@ enum {
      * instead of 0.9. Half of the lines make the way. */
     CROSSING_CYCLES = 20,
     /* A thread must save more: handing over is 1 us while it still spins, as in a loop of calls less
-     * than 50 us apart; 10 if it is parked. */
-    TEAM_CYCLES = 8000,
+     * than 50 us apart; 10 if it is parked. Threads that meet at every step must save more than that:
+     * what a step saves is lost as soon as somebody else wants one of the cores. */
+    TEAM_CYCLES = 4000,
+    MEETING_CYCLES = 4000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
     XW_BYTES = 192 << 10,      /* a chunk of xw stays in the second-level cache */
@@ -49,7 +51,8 @@ enum {
 static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t panels, int64_t H,
                           int panel, int real_bytes)
 {
-    const double vectors = panel * real_bytes / 32.0; /* of 32 bytes: two multiply-adds a cycle */
+    /* Of 32 bytes: two multiply-adds a cycle. A single panel, at most half full, goes by halves. */
+    const double vectors = panel * real_bytes / 32.0 / (H <= panel / 2 ? 2 : 1);
     const int64_t tiles = (rows + 5) / 6;
     double per_k = rows * vectors / 2;
     if (per_k < tiles * 2.0) /* a low tile waits for its loads */
@@ -79,7 +82,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
     const double weight_bytes =
         (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
-    const double crossing = backward ? weight_bytes / 2 / 64 * CROSSING_CYCLES : 0;
+    const double crossing =
+        backward ? TEAM_CYCLES + weight_bytes / 2 / 64 * CROSSING_CYCLES : 0; /* and a meeting */
     fr_plan best = {.threads = 1, .rows = 1, .units = 1, .chunk = 1};
     double least = 0;
 
@@ -94,7 +98,9 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 cycles += BARRIER_CYCLES * cell->phases;
             else if (rows > 1 && large)
                 cycles *= 1 + UNEVEN_PERCENT / 100.0;
-            cycles = cycles * steps + (n > 1 ? TEAM_CYCLES * n + crossing : 0);
+            cycles *= steps;
+            if (n > 1)
+                cycles += (TEAM_CYCLES + (units > 1 ? MEETING_CYCLES : 0)) * n + crossing;
             if (least == 0 || cycles < least) {
                 least = cycles;
                 best.threads = n;
