@@ -53,6 +53,10 @@ class Process:
         for variable in ("OMP", "MKL", "OPENBLAS", "FASTRNN"):
             env[f"{variable}_NUM_THREADS"] = count
         env |= {"NPROC": count, "PYTHONUNBUFFERED": "1"}
+        if name != "numpy":
+            # Everybody imports NumPy, whose OpenBLAS has a thread that spins for 20 ms whenever its
+            # process goes on: nearly a slice, on a core that the contender's own threads want.
+            env["OPENBLAS_NUM_THREADS"] = "1"
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [python_of(name), HERE / "worker.py", name, count],
