@@ -194,7 +194,7 @@ size_t fr_packed_bytes(const fr_layer *layer, int use)
 }
 
 /* Fewer bytes than these are packed sooner than a thread is woken. */
-enum { PACK_ALONE = 800 << 10 };
+enum { PACK_ALONE = 384 << 10 };
 
 fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w)
 {
