@@ -224,7 +224,7 @@ FR_INLINE void NAME(add_multiple)(real *C, real a, const real *b, ptrdiff_t N)
 }
 
 /* weight_gradient of a single row, a step of learning as data comes in: nothing is there to be packed
- * or transposed. The bits are those of the tiles. */
+ * or transposed. */
 static void NAME(weight_gradient_of_row)(const fr_call *call, const real *dg, const real *h,
                                          const real *rh, const real *x, ptrdiff_t u0, ptrdiff_t u1,
                                          const fr_sums *sums)

@@ -44,6 +44,28 @@ def test_the_same_call_gives_the_same_bits_again(cell, count, split):
         assert all(identical(train(layer, *given), first) for _ in range(2))
 
 
+@each_cell
+def test_a_layer_takes_any_shape_after_any_other(cell):
+    """Sizes of scratch are kept from call to call: none may be those of another shape."""
+    layer = build(cell, 20, 70)
+    calls = [
+        (9, 40, 1, None),
+        (1, 1, 2, None),
+        (60, 1, 3, None),
+        (60, 1, 1, None),
+        (3, 40, 4, None),
+    ]
+    calls += [(9, 4, 2, [9, 1, 4, 2]), (9, 4, 2, None), (9, 4, 2, [0, 0, 1, 0])]
+    for T, B, count, lengths in calls:
+        given = inputs(layer, T, B)
+        forward = {"lengths": lengths}
+        with threads(count):
+            found = train(layer, *given, **forward), layer(*given[:2], **forward)
+            fresh = build(cell, 20, 70)
+            wanted = train(fresh, *given, **forward), fresh(*given[:2], **forward)
+        assert identical(found, wanted), (T, B, count, lengths)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("split", SPLITS)
 @each_cell
