@@ -41,7 +41,9 @@ enum {
     MOST_SHARES = 64,
     SHARE =
         4096, /* elements, at least: some us of work, and a multiple of all that a loop unrolls */
-    /* Picoseconds an element takes, roughly, and how many make a second thread worth waking. */
+    /* Picoseconds an element takes, roughly, and how many make a second thread worth waking. An
+     * optimizer's step takes 400, but what it reads and writes was in the cache of the thread that
+     * computed the gradients and goes on with the parameters, and half of it makes the way twice. */
     COST_OF_SOFTMAX = 900,
     COST_OF_STEP = 200,
     COST_OF_PASS = 150,

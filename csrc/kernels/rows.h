@@ -405,7 +405,7 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *pre, const real *const
         const int g = most * (rows->back ? groups - 1 - i : i);
         const int n = gates - g < most ? gates - g : most;
         real *out = pre + g * FR_MR * NR;
-        if (n < 2)
+        if (n < 2) /* n == 1, in words that gcc can prove the index below from */
             NAME(tile)
         [NAME(tile_width)(H - p * NR)][0](out, NR, first + g, 0, h, 0, H, R + g * block);
         else NAME(row)[NAME(half_panel)(H - p * NR)][n - 2](out, FR_MR * NR, first + g, *h, H,

@@ -163,6 +163,7 @@ cdef class Engine:
         return self._other_input(x)
 
     cdef cnp.ndarray _other_input(self, x):
+        """The same for whatever else there is, or an error that says what was expected."""
         cdef str layout = "(B, T" if self.batch_first else "(T, B"
         if not isinstance(x, np.ndarray):
             x = _as_array("x", x)
