@@ -392,6 +392,22 @@ size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
     return a.ok ? a.used : 0;
 }
 
+/* Of sizes that may overflow: a batch of more rows than are few is asked for its lengths only. */
+static int is_few(const fr_layer *layer, const fr_seq *seq)
+{
+    if (seq->B > FR_FEW_ROWS && seq->T && !seq->lengths)
+        return 0;
+    return fr_is_few(layer, longest(seq), total_rows(seq));
+}
+
+int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx)
+{
+    const int forward = tokens ? FR_USE_TOKENS : FR_USE_DENSE;
+    if (check_layer(layer) != FR_OK || check_seq(seq) != FR_OK)
+        return 0;
+    return is_few(layer, seq) ? forward : forward | FR_USE_BACKWARD | (dx ? FR_USE_DX : 0);
+}
+
 size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training)
 {
     const size_t dense = scratch_bytes(layer, seq, 0, training, 0);
@@ -518,7 +534,12 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     memset(&call, 0, sizeof call);
     if (!args)
         return FR_EARG;
-    const int use = FR_USE_BACKWARD | (args->dx.p ? FR_USE_DX : 0);
+    /* Which order of the weights is read is settled by the shape, not by what there is: other sums
+     * round otherwise. */
+    const int few = check_layer(layer) == FR_OK && check_seq(seq) == FR_OK && is_few(layer, seq);
+    const int by_token = !args->x.p && args->tokens.p;
+    const int use = few ? (by_token ? FR_USE_TOKENS : FR_USE_DENSE)
+                        : FR_USE_BACKWARD | (args->dx.p ? FR_USE_DX : 0);
     const fr_status status =
         begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens, args->scratch, 1, 1);
     if (status != FR_OK)
@@ -527,6 +548,7 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
         (args->grads.w_ih && !args->grads.w_hh) || (unsigned)args->clip_step > FR_CLIP_NORM ||
         (args->clip_step != FR_CLIP_NONE && !(args->clip_limit > 0)))
         return FR_EARG;
+    call.few = few;
     call.dx = args->dx;
     call.dx_add = args->dx_add;
     call.dh0 = args->dh0;

@@ -145,6 +145,8 @@ void fr_flush_restore(unsigned long saved);
 #define FR_ALIGN 64
 #define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
 #define FR_MC 72  /* columns of dG transposed at a time */
+/* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
+#define FR_FEW_ROWS 16
 
 typedef struct fr_part {   /* one thread's share */
     int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
@@ -188,6 +190,7 @@ typedef struct fr_call {
     fr_array step_dh, step_dc;
     fr_clip clip_step;
     double clip_limit;
+    int few;   /* backward by the weights that forward has read */
     int looks; /* each step's gradient is made whole before the cell takes it: kernels/steps.h */
     fr_weight_grads grads;
     char *reserve; /* NULL: inference */
@@ -276,6 +279,8 @@ const fr_kernels *fr_current_kernels(void);
 /* A pure function of its arguments. panel: units in a panel; real_bytes: 4 or 8. */
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                      int backward);
+/* 1 if backward of `rows` rows in T steps had better read what forward has read. */
+int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows);
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);
 
 /* ---- gemm.c ------------------------------------------------------------------------------- */

@@ -36,24 +36,27 @@ FR_INLINE void NAME(lstm_forward_tile)(const fr_call *call, const NAME(row_array
             const vr i = vsigmoid(vload(pre[0] + at)); /* (L2) */
             const vr f = vsigmoid(vload(pre[1] + at));
             const vr g = vtanh(vload(pre[2] + at));
-            const vr o = vsigmoid(vload(pre[3] + at));
             vstore(c_row + u, f * vload(cprev + u) + i * g); /* (L3) */
-            vstore(pre[3] + at, o);
             if (keep) {
                 vstore(gates + u, i);
                 vstore(gates + Hp + u, f);
                 vstore(gates + 2 * Hp + u, g);
-                vstore(gates + 3 * Hp + u, o);
             }
         }
     }
-    /* A loop of its own: tanh(c) ends a long chain, and only vectors side by side fill its waits. */
-    for (int m = 0; m < h; m++)
+    /* A loop of its own: tanh(c) ends a long chain, and only vectors side by side fill its waits, and
+     * the output gate, which nothing has asked for before. */
+    for (int m = 0; m < h; m++) {
+        real *gates = a->gates[q + m];
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
-            const vr o = vload(pre[3] + m * NR + v * VL);
-            vstore_n(a->h[q + m] + u, o * vtanh(vload(a->c[q + m] + u)), H - u);
+            const vr tanh_c = vtanh(vload(a->c[q + m] + u));
+            const vr o = vsigmoid(vload(pre[3] + m * NR + v * VL));
+            if (keep)
+                vstore(gates + 3 * Hp + u, o);
+            vstore_n(a->h[q + m] + u, o * tanh_c, H - u);
         }
+    }
 }
 
 /* o (1 - tanh^2 c) of (L6) from h = o tanh(c) (L13): a division, where tanh would be an exponential

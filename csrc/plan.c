@@ -43,7 +43,8 @@ enum {
      * not keep them beside the rest, or not always, and the way of so few rows of xw is shorter: an LSTM
      * of 650 units had read 7 MB for every step of 20 rows, a fifth of inference and more. */
     FAR_FORWARD_BYTES = 10 << 20,
-    FAR_FORWARD_ROWS = 240
+    FAR_FORWARD_ROWS = 240,
+    FEW_STEP = 14 /* weights of a unit that must be packed for each step before packing pays */
 };
 
 /* One step of `rows` rows and `panels` panels. Forward and backward make the same product: gates
@@ -76,16 +77,34 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const int64_t P = (layer->hidden_size + panel - 1) / panel;
     const int64_t steps = T > 0 ? T : 1;
     /* Products over time are shared evenly by any plan, so only their size matters here. */
-    const double batched =
+    double batched =
         (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
         (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
     const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
     const double weight_bytes =
         (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
+    /* And a meeting. What no second-level cache holds comes from further away in any case. */
     const double crossing =
-        backward ? TEAM_CYCLES + weight_bytes / 2 / 64 * CROSSING_CYCLES : 0; /* and a meeting */
-    fr_plan best = {.threads = 1, .rows = 1, .units = 1, .chunk = 1};
+        !backward ? 0
+                  : TEAM_CYCLES +
+                        (weight_bytes > FAR_BYTES ? 0 : weight_bytes / 2 / 64 * CROSSING_CYCLES);
+    fr_plan best = {.threads = 1, .rows = 1, .units = 1};
     double least = 0;
+
+    int64_t want = !backward                  ? (XW_BYTES + row_bytes - 1) / row_bytes
+                   : weight_bytes > FAR_BYTES ? FAR_BACKWARD_ROWS
+                                              : BACKWARD_ROWS;
+    if (!backward && weight_bytes > FAR_FORWARD_BYTES && want < FAR_FORWARD_ROWS)
+        want = FAR_FORWARD_ROWS;
+    best.chunk = B > 0 ? (want + B - 1) / B : 1;
+    if (best.chunk > steps)
+        best.chunk = steps;
+    /* The weights that products over time read, and the gradients they add to, once a chunk. */
+    const double read = (double)row_bytes * (double)layer->input_size,
+                 moved = read + (backward ? 2 * weight_bytes : 0);
+    const double far = moved / (weight_bytes <= L2_BYTES ? 24 : 10) / (double)best.chunk;
+    if (batched < far)
+        batched = far;
 
     for (int rows = 1; rows <= threads && rows <= B; rows++)
         for (int units = 1; rows * units <= threads && units <= P; units++) {
@@ -110,15 +129,16 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
             }
         }
 
-    int64_t want = !backward                  ? (XW_BYTES + row_bytes - 1) / row_bytes
-                   : weight_bytes > FAR_BYTES ? FAR_BACKWARD_ROWS
-                                              : BACKWARD_ROWS;
-    if (!backward && weight_bytes > FAR_FORWARD_BYTES && want < FAR_FORWARD_ROWS)
-        want = FAR_FORWARD_ROWS;
-    best.chunk = B > 0 ? (want + B - 1) / B : 1;
-    if (best.chunk > steps)
-        best.chunk = steps;
     return best;
+}
+
+/* Packing for backward costs a third of a cycle or more a weight; without it every unit costs a few
+ * cycles more a step, for the sum over a vector's lanes. */
+int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows)
+{
+    const double weights_of_a_unit = (double)fr_cells[layer->cell].gates *
+                                     ((double)layer->hidden_size + (double)layer->input_size);
+    return rows <= FR_FEW_ROWS && (double)(T * FEW_STEP) <= weights_of_a_unit;
 }
 
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid)

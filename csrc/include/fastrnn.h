@@ -100,6 +100,10 @@ typedef struct fr_seq {
                   * and make the call with the same number */
 } fr_seq;
 
+/* What a training call needs of the packed weights, as a set of fr_use; 0: an argument is not valid. A
+ * call of a few rows reads on the way back what forward has read. To have more never harms. */
+int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx);
+
 /* A (T,B,K) array whose last axis is dense: element (t,b,k) is p[t*st + b*sb + k]. Strides are in
  * elements, so batch-first arrays and one direction's half of a bidirectional output need no copy. */
 typedef struct fr_array {
@@ -162,7 +166,7 @@ typedef struct fr_backward_args {
     fr_tokens tokens;
     const void *h0, *c0;
     const void *reserve;
-    const void *packed; /* packed for FR_USE_BACKWARD, and FR_USE_DX if dx is wanted */
+    const void *packed; /* the same as forward's, packed for what fr_training_use says */
     void *scratch;
     fr_array step_dh, step_dc;
     fr_clip clip_step;

@@ -213,39 +213,42 @@ static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int sl
     }
 }
 
-/* C[0..N) += a * b[0..N), one row of a tile of depth 1. */
-FR_INLINE void NAME(add_multiple)(real *C, real a, const real *b, ptrdiff_t N)
-{
-    ptrdiff_t n = 0;
-    for (; n + VL <= N; n += VL)
-        vstore(C + n, vload(C + n) + vsplat(a) * vload(b + n));
-    if (n < N)
-        vstore_n(C + n, vload_n(C + n, N - n) + vsplat(a) * vload_n(b + n, N - n), N - n);
-}
-
-/* weight_gradient of a single row, a step of learning as data comes in: nothing is there to be packed
- * or transposed. */
-static void NAME(weight_gradient_of_row)(const fr_call *call, const real *dg, const real *h,
-                                         const real *rh, const real *x, ptrdiff_t u0, ptrdiff_t u1,
+/* weight_gradient of a few rows: nothing is packed or transposed. */
+static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const *dg,
+                                         const real *const *h, const real *const *rh,
+                                         const real *const *x, int n, ptrdiff_t u0, ptrdiff_t u1,
                                          const fr_sums *sums)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size;
     real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
+    const real *dg_live[FR_FEW_ROWS], *h_live[FR_FEW_ROWS], *rh_live[FR_FEW_ROWS];
+    int live = 0; /* rows that begin with zeros add nothing to dR */
+    for (int m = 0; m < n; m++)
+        if (h[m] != (const real *)call->zeros) {
+            dg_live[live] = dg[m];
+            h_live[live] = h[m];
+            rh_live[live++] = rh ? rh[m] : NULL;
+        }
     for (int slot = 0; slot < cell->dslots; slot++) {
         const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+        const ptrdiff_t at = slot * call->Hp + u0;
         for (ptrdiff_t u = u0; u < u1; u++) {
-            const real d = dg[slot * call->Hp + u];
+            real sum = 0;
+            for (int m = 0; m < n; m++)
+                sum += dg[m][slot * call->Hp + u];
             if (db_ih && wg >= 0)
-                db_ih[wg * H + u] += d;
+                db_ih[wg * H + u] += sum;
             if (db_hh && rg >= 0)
-                db_hh[rg * H + u] += d;
-            if (rg >= 0)
-                NAME(add_multiple)
-            ((real *)sums->grads.w_hh + (rg * H + u) * H, d, cell->r_from_rh[slot] ? rh : h, H);
-            if (x && wg >= 0)
-                NAME(add_multiple)((real *)sums->grads.w_ih + (wg * H + u) * I, d, x, I);
+                db_hh[rg * H + u] += sum;
         }
+        if (rg >= 0 && live)
+            NAME(add_multiples)
+        ((real *)sums->grads.w_hh + (rg * H + u0) * H, u1 - u0, H, dg_live, at,
+         cell->r_from_rh[slot] ? rh_live : h_live, live);
+        if (x && wg >= 0)
+            NAME(add_multiples)
+        ((real *)sums->grads.w_ih + (wg * H + u0) * I, u1 - u0, I, dg, at, x, n);
     }
 }
 
@@ -265,9 +268,8 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
 
-    if (n == 1) {
-        NAME(weight_gradient_of_row)
-        (call, dg[0], h[0], rh ? rh[0] : NULL, x ? x[0] : NULL, u0, u1, sums);
+    if (n <= FR_FEW_ROWS) {
+        NAME(weight_gradient_of_few)(call, dg, h, rh, x, (int)n, u0, u1, sums);
         return;
     }
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
@@ -437,14 +439,32 @@ static void NAME(add_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, 
     }
 }
 
-/* One thread's share of a chunk's products: weight gradients of units [u0, u1), dx of rows
- * [r0, r1). The dG of all n rows must be complete. */
+/* dx of a few rows by the panels of forward, columns [i0, i1): few.h. */
+static void NAME(dx_of_few)(const fr_call *call, real *const *dx, const real *const *dg,
+                            ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1)
+{
+    const int gates = fr_cells[call->layer.cell].gates;
+    NAME(few_weights)
+    weights = NAME(few_weights_of)((const real *)(call->packed + call->at.W),
+                                   call->layer.input_size, call->layer.hidden_size, gates);
+    real *to[FR_FEW_ROWS];
+    for (int g = 0; g < gates; g++) /* slot g < G is input gate g in every cell */
+        weights.slot[g] = g * call->Hp;
+    for (ptrdiff_t m = 0; m < n; m++)
+        to[m] = dx[m] + i0;
+    NAME(dots)(to, call->dx_add, &weights, dg, n, i0, i1);
+}
+
+/* The share of thread `one` of `those` in a chunk's products of n rows: weight gradients by units, dx
+ * by rows, of a few rows by columns. The dG of all n rows must be complete. */
 static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
-                                 ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t r0, ptrdiff_t r1,
-                                 const fr_sums *sums, real *work)
+                                 int one, int those, const fr_sums *sums, real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].rh_slot ? c->rh : NULL;
     const real *const *x = call->x.p ? c->x : NULL;
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
+    const ptrdiff_t u0 = H * one / those, u1 = H * (one + 1) / those;
+    const ptrdiff_t r0 = n * one / those, r1 = n * (one + 1) / those;
     if (call->grads.w_ih && u1 > u0) {
         if (call->blas)
             NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
@@ -456,6 +476,8 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
     if (call->dx.p) {
         if (call->blas)
             NAME(dx_product_blas)(call, c->dx + r0, c->dg + r0, r1 - r0, work);
+        else if (call->few)
+            NAME(dx_of_few)(call, c->dx, c->dg, n, I * one / those, I * (one + 1) / those);
         else
             NAME(dx_product)(call, c->dx + r0, c->dg + r0, r1 - r0);
     }

@@ -439,32 +439,61 @@ FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR
     }
 }
 
-/* out[m][0..w*NR) = init[m] + rows[m] R_g^T for gate g and the w panels of h from p on. */
-FR_INLINE void NAME(transposed_tile)(const fr_call *call, real *out, const real *const *init,
-                                     ptrdiff_t ioff, const real *const *rows, ptrdiff_t roff, int h,
-                                     ptrdiff_t p, int w, int g)
+/* out[m][0..w*NR) = init[m] + sum over the gates [g0, g1) of rows[m][slot of g] R_g, for the w panels
+ * of h from p on, by the panels of forward: few.h. */
+FR_INLINE void NAME(transposed_few)(const fr_call *call, real *out, const real *const *init,
+                                    ptrdiff_t ioff, const real *const *rows, int h, ptrdiff_t p,
+                                    int w, int g0, int g1)
 {
-    const ptrdiff_t H = call->layer.hidden_size, G = fr_cells[call->layer.cell].gates;
-    const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * G + g) * H * NR;
-    if (w > 1) {
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, j0 = p * NR, j1 = j0 + w * NR < H ? j0 + w * NR : H;
+    NAME(few_weights)
+    weights = NAME(few_weights_of)((const real *)(call->packed + call->at.R), H, H, cell->gates);
+    real *out_row[FR_MR];
+    weights.g0 = g0;
+    weights.g1 = g1;
+    for (int g = g0; g < g1; g++)
+        weights.slot[g] = cell->slot_of_gate_r[g] * call->Hp;
+    for (int m = 0; m < h; m++) {
+        memcpy(out + m * NR, init[m] + ioff, (size_t)(w * NR) * sizeof(real));
+        out_row[m] = out + m * NR;
+    }
+    NAME(dots)(out_row, 1, &weights, rows, h, j0, j1);
+}
+
+/* out[m][0..w*NR) = init[m] + rows[m][slot of g] R_g for gate g and the w panels of h from p on. */
+FR_INLINE void NAME(transposed_tile)(const fr_call *call, real *out, const real *const *init,
+                                     ptrdiff_t ioff, const real *const *rows, int h, ptrdiff_t p,
+                                     int w, int g)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, roff = cell->slot_of_gate_r[g] * call->Hp;
+    const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * cell->gates + g) * H * NR;
+    if (call->few) {
+        NAME(transposed_few)(call, out, init, ioff, rows, h, p, w, g, g + 1);
+    } else if (w > 1) {
         const real *first[NAME(most_panels)];
         for (int i = 0; i < w; i++)
             first[i] = init[0] + ioff + i * NR;
-        NAME(row)[0][w - 2](out, NR, first, rows[0] + roff, H, Rb, G * H * NR);
+        NAME(row)[0][w - 2](out, NR, first, rows[0] + roff, H, Rb, cell->gates * H * NR);
     } else {
         NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
     }
 }
 
-/* out[m][0..w*NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g^T. */
+/* out[m][0..w*NR) = dh_init[m] + sum over gates g of dG_{t+1}[slot of g] R_g. */
 FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arrays) * a,
                              ptrdiff_t q, int h, ptrdiff_t p, int w, int gates)
 {
-    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const real *out_row[FR_MR];
     if (NAME(all_zero)(call, a->dg_next + q, h)) {
         for (int m = 0; m < h; m++)
             memcpy(out + m * NR, a->dh_init[q + m] + p * NR, (size_t)(w * NR) * sizeof(real));
+        return;
+    }
+    if (call->few) {
+        NAME(transposed_few)
+        (call, out, a->dh_init + q, p * NR, a->dg_next + q, h, p, w, 0, gates);
         return;
     }
     for (int m = 0; m < h; m++)
@@ -472,7 +501,6 @@ FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arra
     for (int g = 0; g < gates; g++) {
         NAME(fetch_backward)(call, a, q, h, p, g, gates);
         NAME(transposed_tile)
-        (call, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q,
-         cell->slot_of_gate_r[g] * call->Hp, h, p, w, g);
+        (call, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q, h, p, w, g);
     }
 }

@@ -12,6 +12,8 @@
 
 #include "kernels/pack.h"
 
+#include "kernels/few.h"
+
 #include "kernels/rows.h"
 
 #include "kernels/products.h"

@@ -184,8 +184,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             call->own ? NAME(fill_chunk)(call, s0, s1, me, me + 1, mine, &rows_of)
                       : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, buffer, &rows_of);
         NAME(chunk_products)
-        (call, &rows_of, n, w0, w1, n * one / those, n * (one + 1) / those, &sums,
-         (real *)(call->work + tid * call->work_stride));
+        (call, &rows_of, n, one, those, &sums, (real *)(call->work + tid * call->work_stride));
     }
     if (call->own) {
         fr_meet(call->everybody, threads, tid);

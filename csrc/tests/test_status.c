@@ -8,7 +8,7 @@
 #include "problem.h"
 #include "seams.h"
 
-enum { T = 3, B = 2, I = 4, H = 5, G = 4 };
+enum { T = 5, B = 2, I = 4, H = 5, G = 4 };
 
 /* A call that would succeed, for a test to spoil. */
 typedef struct call {
@@ -192,7 +192,7 @@ static void tokens_in_padding_may_be_anything(void)
 {
     call *c = new_call();
     use_tokens(c);
-    c->seq.lengths = c->lengths; /* 3, 2 */
+    c->seq.lengths = c->lengths; /* 5, 4 */
     c->tokens[(T - 1) * B + 1] = INT64_MAX;
     CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
     c->backward.scratch = guarded(fr_backward_scratch_bytes(&c->layer, &c->seq, 1));
@@ -256,6 +256,45 @@ static void weights_not_packed_for_this_use_are_refused(void)
     c->forward.packed = dense;
     check_refused(c, fr_forward(&c->layer, &c->seq, &c->forward), FR_EPACK, "tokens, but for x");
     release(tokens), release(dense);
+    free_call(c);
+}
+
+static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
+{
+    const fr_layer layer = {FR_RNN_TANH, FR_F32, 100, 124}; /* as many weights a unit as 16 steps cost */
+    const fr_layer narrow = {FR_RNN_TANH, FR_F32, 100, 123};
+    const int64_t lengths[4] = {T, 1, T, T};
+    const int all = FR_USE_DENSE | FR_USE_BACKWARD | FR_USE_DX;
+    const struct {
+        const char *what;
+        const fr_layer *layer;
+        fr_seq seq;
+        int tokens, dx, want;
+    } cases[] = {
+        {"16 rows", &layer, {.T = 1, .B = FR_FEW_ROWS}, 0, 1, FR_USE_DENSE},
+        {"16 steps", &layer, {.T = FR_FEW_ROWS, .B = 1}, 1, 0, FR_USE_TOKENS},
+        {"16 steps, fewer units", &narrow, {.T = FR_FEW_ROWS, .B = 1}, 0, 1, all},
+        {"16 steps of 4 rows", &layer, {.T = T, .B = 4, .lengths = lengths}, 0, 1, FR_USE_DENSE},
+        {"none", &layer, {.T = 0, .B = 1 << 30}, 0, 1, FR_USE_DENSE},
+        {"18 rows", &layer, {.T = 6, .B = 3}, 0, 1, all},
+        {"17 rows, no dx", &layer, {.T = 1, .B = FR_FEW_ROWS + 1}, 0, 0, all & ~FR_USE_DX},
+        {"beyond memory", &layer, {.T = 1ll << 39, .B = 1ll << 39}, 0, 1, all},
+        {"no sequence", &layer, {.T = -1, .B = 1}, 0, 1, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const int use =
+            fr_training_use(cases[i].layer, &cases[i].seq, cases[i].tokens, cases[i].dx);
+        CHECK(use == cases[i].want, "%s: %d", cases[i].what, use);
+    }
+    CHECK(fr_training_use(NULL, &cases[0].seq, 0, 1) == 0, "no layer");
+
+    call *c = new_call();
+    c->seq.T = 2;
+    void *dense = pack(c, c->layer, FR_USE_DENSE);
+    c->forward.packed = c->backward.packed = dense;
+    CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+    CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+    release(dense);
     free_call(c);
 }
 
@@ -523,6 +562,7 @@ int main(void)
     RUN_ON_EVERY_ISA(weights_packed_for_something_else_are_refused);
     RUN(weights_packed_for_another_instruction_set_are_refused);
     RUN(weights_not_packed_for_this_use_are_refused);
+    RUN(a_training_call_of_a_few_rows_needs_only_what_forward_reads);
     RUN(packing_refuses_what_it_cannot_pack);
     RUN(sizes_that_overflow_are_answered_by_0);
     RUN(scratch_asked_for_with_threads_does_not_change_with_the_setting);

@@ -147,6 +147,7 @@ cdef extern from "fastrnn.h" nogil:
     const char *fr_status_text(fr_status status)
     size_t fr_packed_bytes(const fr_layer *layer, int use)
     fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights *w)
+    int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx)
     size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
     size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training)
     fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)

@@ -265,9 +265,10 @@ cdef class Engine:
             for d in range(self.D):
                 index = layer * self.D + d
                 cell = self.cells[index]
-                use = FR_USE_TOKENS if tokens else FR_USE_DENSE
                 if keep:
-                    use |= FR_USE_BACKWARD | (0 if tokens else FR_USE_DX)
+                    use = fr_training_use(&cell.layer, &seq, tokens, not tokens)
+                else:
+                    use = FR_USE_TOKENS if tokens else FR_USE_DENSE
                 packed = cell.pack(use, self.stamp)
                 seq.reverse = d
                 memset(&a, 0, sizeof(a))

@@ -217,9 +217,7 @@ cdef class Step:
 
     cdef size_t lay_out_cell(self, StepCell *c, int64_t T, int64_t B, bint tokens, bint need_dx) except 0:
         c.seq.T, c.seq.B, c.seq.threads = T, B, self.threads
-        c.use = FR_USE_BACKWARD | (FR_USE_TOKENS if tokens else FR_USE_DENSE)
-        if need_dx:
-            c.use |= FR_USE_DX
+        c.use = fr_training_use(&c.layer, &c.seq, tokens, need_dx)
         c.packed = self.take(fr_packed_bytes(&c.layer, c.use))
         c.forward.packed = c.backward.packed = c.packed
         c.forward.reserve = self.take(fr_reserve_bytes(&c.layer, &c.seq))
