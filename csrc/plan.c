@@ -26,6 +26,11 @@ enum {
     /* A gradient that one thread has written and another goes on with: a clear of 92 KB took 5.2 us
      * instead of 0.9. Half of the lines make the way. */
     CROSSING_CYCLES = 20,
+    CORE_BYTES = 1 << 20, /* the most that a core keeps for itself */
+    /* A line of weights that several threads read: after an update its next writer takes it from all of
+     * them. Forward is split alike in training, where that takes 10, and in inference, where it costs
+     * nothing. */
+    BOTH_READ_CYCLES = 2,
     /* A thread must save more: handing over is 1 us while it still spins, as in a loop of calls less
      * than 50 us apart; 10 if it is parked. Threads that meet at every step must save more than that:
      * what a step saves is lost as soon as somebody else wants one of the cores. */
@@ -47,9 +52,18 @@ enum {
     FEW_STEP = 14 /* weights of a unit that must be packed for each step before packing pays */
 };
 
+/* Panels of the thread that has most of them, its last one as wide as the tiles for it are: in quarters,
+ * as far as an instruction set has those. */
+static double most_panels(int64_t H, int units, int panel)
+{
+    const int64_t full = H / panel, rest = (H % panel * 4 + panel - 1) / panel;
+    const int64_t whole = (full + (rest > 0) + units - 1) / units;
+    return units == 1 ? (double)full + (double)rest / 4 : (double)whole;
+}
+
 /* One step of `rows` rows and `panels` panels. Forward and backward make the same product: gates
  * times H deep for a panel of units, whether the gates are outputs or inputs. */
-static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t panels, int64_t H,
+static double step_cycles(const fr_cell_traits *cell, int64_t rows, double panels, int64_t H,
                           int panel, int real_bytes)
 {
     /* Of 32 bytes: two multiply-adds a cycle. A single panel, at most half full, goes by halves. */
@@ -59,7 +73,7 @@ static double step_cycles(const fr_cell_traits *cell, int64_t rows, int64_t pane
     if (per_k < tiles * 2.0) /* a low tile waits for its loads */
         per_k = tiles * 2.0;
     const double arithmetic = panels * cell->gates * (H * per_k + tiles * TILE_CYCLES);
-    const double bytes = (double)panels * cell->gates * H * panel * real_bytes;
+    const double bytes = panels * cell->gates * H * panel * real_bytes;
     const double kept = bytes <= L1_BYTES                  ? bytes
                         : rows == 1 && bytes <= KEPT_UP_TO ? KEPT_BYTES
                                                            : 0;
@@ -76,18 +90,18 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const int real_bytes = layer->dtype == FR_F64 ? 8 : 4;
     const int64_t P = (layer->hidden_size + panel - 1) / panel;
     const int64_t steps = T > 0 ? T : 1;
-    /* Products over time are shared evenly by any plan, so only their size matters here. */
-    double batched =
-        (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
-        (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) / 2;
+    double batched = (double)B * cell->gates * layer->hidden_size * real_bytes / 32 *
+                     (layer->input_size + (backward ? layer->input_size + layer->hidden_size : 0)) /
+                     2;
     const int64_t row_bytes = (int64_t)cell->gates * P * panel * real_bytes;
     const double weight_bytes =
         (double)row_bytes * (double)(layer->hidden_size + layer->input_size);
-    /* And a meeting. What no second-level cache holds comes from further away in any case. */
+    /* What no second-level cache holds comes from further away in any case. */
+    const double near_lines = weight_bytes >= FAR_BYTES ? 0 : weight_bytes / 64;
+    const double shared =
+        (weight_bytes < CORE_BYTES ? weight_bytes : CORE_BYTES) / 64 * BOTH_READ_CYCLES;
     const double crossing =
-        !backward ? 0
-                  : TEAM_CYCLES +
-                        (weight_bytes > FAR_BYTES ? 0 : weight_bytes / 2 / 64 * CROSSING_CYCLES);
+        backward ? TEAM_CYCLES + near_lines / 2 * CROSSING_CYCLES : 0; /* and a meeting */
     fr_plan best = {.threads = 1, .rows = 1, .units = 1};
     double least = 0;
 
@@ -109,15 +123,22 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     for (int rows = 1; rows <= threads && rows <= B; rows++)
         for (int units = 1; rows * units <= threads && units <= P; units++) {
             const int n = rows * units;
-            const double step = step_cycles(cell, (B + rows - 1) / rows, (P + units - 1) / units,
-                                            layer->hidden_size, panel, real_bytes);
+            const double panels = most_panels(layer->hidden_size, units, panel);
+            const double step = step_cycles(cell, (B + rows - 1) / rows, panels, layer->hidden_size,
+                                            panel, real_bytes);
             const int large = !backward && B / rows > 1 && step >= TAKE_OVER_CYCLES;
-            double cycles = step + batched / n;
+            /* Forward makes x W panel by panel, whoever will read them. */
+            double cycles =
+                step +
+                batched / rows *
+                    (backward ? 1.0 / units : panels / most_panels(layer->hidden_size, 1, panel));
             if (units > 1)
                 cycles += BARRIER_CYCLES * cell->phases;
             else if (rows > 1 && large)
                 cycles *= 1 + UNEVEN_PERCENT / 100.0;
             cycles *= steps;
+            if (rows > 1)
+                cycles += shared;
             if (n > 1)
                 cycles += (TEAM_CYCLES + (units > 1 ? MEETING_CYCLES : 0)) * n + crossing;
             if (least == 0 || cycles < least) {

@@ -128,8 +128,8 @@ static NAME(dots_fn) *const NAME(dots_of)[NAME(most_dots)] = {
 
 /* out[m][j - j0] = or += column j of the product of row m, for n rows and j in [j0, j1). All rows take
  * a block of columns while it is in the cache. */
-static void NAME(dots)(real *const *out, int add, const NAME(few_weights) * w,
-                       const real *const *d, ptrdiff_t n, ptrdiff_t j0, ptrdiff_t j1)
+static void NAME(dots)(real *const *out, int add, const NAME(few_weights) * w, const real *const *d,
+                       ptrdiff_t n, ptrdiff_t j0, ptrdiff_t j1)
 {
     const ptrdiff_t tiles = (n + NAME(most_dots) - 1) / NAME(most_dots);
     for (ptrdiff_t j = j0; j < j1; j += NR)

@@ -446,7 +446,8 @@ FR_INLINE void NAME(transposed_few)(const fr_call *call, real *out, const real *
                                     int w, int g0, int g1)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size, j0 = p * NR, j1 = j0 + w * NR < H ? j0 + w * NR : H;
+    const ptrdiff_t H = call->layer.hidden_size, j0 = p * NR,
+                    j1 = j0 + w * NR < H ? j0 + w * NR : H;
     NAME(few_weights)
     weights = NAME(few_weights_of)((const real *)(call->packed + call->at.R), H, H, cell->gates);
     real *out_row[FR_MR];

@@ -261,7 +261,8 @@ static void weights_not_packed_for_this_use_are_refused(void)
 
 static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
 {
-    const fr_layer layer = {FR_RNN_TANH, FR_F32, 100, 124}; /* as many weights a unit as 16 steps cost */
+    const fr_layer layer = {FR_RNN_TANH, FR_F32, 100,
+                            124}; /* as many weights a unit as 16 steps cost */
     const fr_layer narrow = {FR_RNN_TANH, FR_F32, 100, 123};
     const int64_t lengths[4] = {T, 1, T, T};
     const int all = FR_USE_DENSE | FR_USE_BACKWARD | FR_USE_DX;
