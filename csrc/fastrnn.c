@@ -315,15 +315,19 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->rows.B = seq->B;
     call->rows.reverse = seq->reverse != 0;
     call->rows.reset = seq->reset;
-    call->plan = fr_make_plan(layer, call->rows.T, seq->B, threads_of(seq), (int)nr, backward);
     call->blas = fr_blas_serial() != 0;
+    call->plan = fr_make_plan(layer, call->rows.T, seq->B, threads_of(seq), (int)nr,
+                              backward               ? FR_PASS_BACKWARD
+                              : tokens || call->blas ? FR_PASS_STEPS
+                                                     : FR_PASS_FORWARD);
     const size_t threads = (size_t)call->plan.threads;
     size_t chunk_rows;
     if (!multiply(&chunk_rows, (size_t)call->plan.chunk, B))
         return 0;
 
-    call->everybody = (fr_place *)place(&a, 2 * threads, sizeof(fr_place), 1, 1);
+    call->everybody = (fr_place *)place(&a, 2 * threads + 3, sizeof(fr_place), 1, 1);
     call->sharers = call->everybody + (base ? threads : 0);
+    call->ahead = call->sharers + (base ? threads : 0);
     if (call->plan.takes_over)
         call->claims =
             (fr_place *)place(&a, (size_t)call->plan.rows * (Hp / nr), sizeof(fr_place), 1, 1);
@@ -426,8 +430,8 @@ fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *s
     if (status == FR_OK)
         status = check_seq(seq);
     if (status == FR_OK)
-        *plan =
-            fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr, backward);
+        *plan = fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr,
+                             backward ? FR_PASS_BACKWARD : FR_PASS_FORWARD);
     return status;
 }
 
@@ -470,7 +474,7 @@ static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, 
     char *base = scratch;
     if (!lay_out(call, seq, backward, training, by_token, base))
         return FR_EDIM;
-    memset(call->everybody, 0, sizeof(fr_place) * 2 * (size_t)call->plan.threads);
+    memset(call->everybody, 0, sizeof(fr_place) * (2 * (size_t)call->plan.threads + 3));
     if (call->claims)
         memset(call->claims, 0,
                sizeof(fr_place) * (size_t)call->plan.rows * (size_t)(call->Hp / typed(layer)->nr));
@@ -498,7 +502,8 @@ static fr_status run(fr_call *call, fr_job *job)
         return FR_OK;
     if (call->blas)
         fr_blas_enter();
-    const fr_status status = fr_team_run(call->plan.threads, job, call);
+    const fr_status status = call->plan.ahead ? fr_team_offer(call->plan.threads, job, call)
+                                              : fr_team_run(call->plan.threads, job, call);
     if (call->blas)
         fr_blas_leave();
     return status;

@@ -122,6 +122,24 @@ typedef struct fr_place {
 } fr_place;
 
 void fr_meet(fr_place *places, int n, int me);
+/* One tells how far it has come, another waits until it has come so far; far less than 2^31 apart. */
+void fr_tell(fr_place *place, int64_t times);
+void fr_wait(fr_place *place, int64_t times);
+static inline int fr_has_come(fr_place *place, int64_t times)
+{
+    const unsigned come = (unsigned)atomic_load_explicit(&place->times, memory_order_acquire);
+    return (int)(come - (unsigned)times) >= 0;
+}
+
+/* Work that is taken in its order by whoever comes first: take number `next`, if nobody has. */
+static inline int fr_take(fr_place *work, int64_t next)
+{
+    int expected = (int)(unsigned)next;
+    return atomic_load_explicit(&work->times, memory_order_relaxed) == expected &&
+           atomic_compare_exchange_strong_explicit(&work->times, &expected,
+                                                   (int)((unsigned)next + 1), memory_order_relaxed,
+                                                   memory_order_relaxed);
+}
 
 /* Work that is taken, not dealt out: 1 for the first that asks in this round. Rounds are counted from
  * 1, and everything is asked for in every one of them; between two the threads meet. */
@@ -134,6 +152,9 @@ static inline int fr_claim(fr_place *work, unsigned round)
 
 typedef void fr_job(void *arg, int tid);
 fr_status fr_team_run(int threads, fr_job *job, void *arg); /* job(arg, 0 .. threads-1) */
+/* The same for a job that thread 0 does alone where it must: the others take part if they are awake, or
+ * if calls come so close together that waking them pays. */
+fr_status fr_team_offer(int threads, fr_job *job, void *arg);
 
 /* Subnormal numbers are flushed to zero inside our calls: saturated sequences would otherwise
  * run tens of times slower. Returns what fr_flush_restore puts back. */
@@ -177,7 +198,10 @@ typedef struct fr_call {
     int64_t xw_row, reserve_row, dg_row;
     fr_place *everybody; /* [threads] */
     fr_place *sharers;   /* [rows of the plan][units]: those that share a part of the batch */
-    fr_place *claims;    /* [rows of the plan][panels], or NULL: every thread keeps to its own */
+    fr_place
+        *ahead; /* of x W made ahead: tiles taken, tiles that thread 1 is through with, and chunks
+                          * that thread 0 is through with */
+    fr_place *claims; /* [rows of the plan][panels], or NULL: every thread keeps to its own */
     const char *packed;
     fr_packed_layout at;
     int blas; /* batched products by the foreign provider */
@@ -276,9 +300,12 @@ const fr_kernels *fr_current_kernels(void);
 
 /* ---- plan.c ------------------------------------------------------------------------------- */
 
-/* A pure function of its arguments. panel: units in a panel; real_bytes: 4 or 8. */
+/* What is split: forward; backward; or forward whose x W is not made at all (tokens), or not by us. */
+typedef enum fr_pass { FR_PASS_FORWARD, FR_PASS_BACKWARD, FR_PASS_STEPS } fr_pass;
+
+/* A pure function of its arguments. panel: units in a panel. */
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                     int backward);
+                     fr_pass pass);
 /* 1 if backward of `rows` rows in T steps had better read what forward has read. */
 int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows);
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);

@@ -4,6 +4,8 @@
  *   units  each thread owns panels of hidden units, so its slice of the weights stays in its
  *          own cache (Diamos et al. 2016 call it persistent); one barrier a step
  *   both   a grid, with a barrier among those that share rows
+ *   ahead  of a single row, one thread makes x W while another walks the steps, and makes some, too, if
+ *          that takes longer; who is late or has no core costs little
  *
  * Cores are seldom equally fast: some share their multipliers with somebody else, some are of a slower
  * kind. A thread that walks its own rows waits for the slowest one at the end. Threads that share
@@ -26,6 +28,8 @@ enum {
     /* A gradient that one thread has written and another goes on with: a clear of 92 KB took 5.2 us
      * instead of 0.9. Half of the lines make the way. */
     CROSSING_CYCLES = 20,
+    FIRST_ROWS = 6,       /* of x W, which the first step must wait for */
+    LINE_MADE_AHEAD = 8,  /* cycles for each line of x W that another core has made */
     CORE_BYTES = 1 << 20, /* the most that a core keeps for itself */
     /* A line of weights that several threads read: after an update its next writer takes it from all of
      * them. Forward is split alike in training, where that takes 10, and in inference, where it costs
@@ -84,8 +88,9 @@ static double step_cycles(const fr_cell_traits *cell, int64_t rows, double panel
 }
 
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                     int backward)
+                     fr_pass pass)
 {
+    const int backward = pass == FR_PASS_BACKWARD;
     const fr_cell_traits *cell = &fr_cells[layer->cell];
     const int real_bytes = layer->dtype == FR_F64 ? 8 : 4;
     const int64_t P = (layer->hidden_size + panel - 1) / panel;
@@ -150,6 +155,17 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
             }
         }
 
+    if (pass == FR_PASS_FORWARD && threads > 1 && B == 1) { /* of more rows, parts are as fast */
+        const double panels = most_panels(layer->hidden_size, 1, panel);
+        const double walk = step_cycles(cell, 1, panels, layer->hidden_size, panel, real_bytes) +
+                            (double)row_bytes / 64 * LINE_MADE_AHEAD;
+        const double shared_out = (walk + batched) / 2;
+        const double chunks = (double)((steps + best.chunk - 1) / best.chunk);
+        const double cycles = (double)steps * (walk > shared_out ? walk : shared_out) +
+                              FIRST_ROWS * batched + TEAM_CYCLES + chunks * BARRIER_CYCLES;
+        if (cycles < least)
+            best = (fr_plan){.threads = 2, .rows = 1, .units = 1, .chunk = best.chunk, .ahead = 1};
+    }
     return best;
 }
 

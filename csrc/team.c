@@ -2,8 +2,8 @@
  *
  * A worker waits for its next job by spinning for a short while, since the next layer is
  * usually microseconds away, and then parks on a condition variable, so that an idle process
- * costs nothing. Each worker has a cache line of its own to spin on. The calling thread is
- * thread 0 of every job.
+ * costs nothing. A job that one thread can do alone is only offered to those that are awake. Each
+ * worker has a cache line of its own to spin on. The calling thread is thread 0 of every job.
  *
  * Only the forking thread exists in a child process: the team notices (pthread_atfork) and
  * starts anew there. No OpenMP: a second runtime in a process full of them is a known source
@@ -17,6 +17,7 @@
 #endif
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #endif
 #include <stdatomic.h>
 #include <string.h>
@@ -32,8 +33,9 @@
 #endif
 
 enum {
-    SPINS_BEFORE_PARKING = 4000, /* about 50 to 100 us */
-    SPINS_BEFORE_YIELDING = 2000 /* then somebody else may need this core to arrive at all */
+    SPINS_BEFORE_PARKING = 4000,  /* about 50 to 100 us */
+    SPINS_BEFORE_YIELDING = 2000, /* then somebody else may need this core to arrive at all */
+    CLOSE_TOGETHER_US = 50
 };
 
 /* ---- the little that differs between systems ---------------------------------------------- */
@@ -45,22 +47,37 @@ typedef CONDITION_VARIABLE wake_t;
 #define LOCK_INIT SRWLOCK_INIT
 #define lock_take(l) AcquireSRWLockExclusive(l)
 #define lock_drop(l) ReleaseSRWLockExclusive(l)
+#define lock_try(l) TryAcquireSRWLockExclusive(l)
 #define wake_init(w) InitializeConditionVariable(w)
 #define lock_init(l) InitializeSRWLock(l)
 #define wake_wait(w, l) SleepConditionVariableSRW(w, l, INFINITE, 0)
 #define wake_signal(w) WakeConditionVariable(w)
 #define yield() SwitchToThread()
+static int64_t microseconds(void)
+{
+    LARGE_INTEGER ticks, per_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&per_second);
+    return (int64_t)(1e6 * (double)ticks.QuadPart / (double)per_second.QuadPart);
+}
 #else
 typedef pthread_mutex_t lock_t;
 typedef pthread_cond_t wake_t;
 #define LOCK_INIT PTHREAD_MUTEX_INITIALIZER
 #define lock_take(l) pthread_mutex_lock(l)
 #define lock_drop(l) pthread_mutex_unlock(l)
+#define lock_try(l) (!pthread_mutex_trylock(l))
 #define wake_init(w) pthread_cond_init(w, NULL)
 #define lock_init(l) pthread_mutex_init(l, NULL)
 #define wake_wait(w, l) pthread_cond_wait(w, l)
 #define wake_signal(w) pthread_cond_signal(w)
 #define yield() sched_yield()
+static int64_t microseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
 #endif
 
 /* ---- waiting ------------------------------------------------------------------------------ */
@@ -84,6 +101,16 @@ void fr_meet(fr_place *places, int n, int me)
     atomic_store_explicit(&places[me].times, (int)times, memory_order_release);
     for (int i = 0; i < n; i++)
         spin_until(&places[i].times, times);
+}
+
+void fr_tell(fr_place *place, int64_t times)
+{
+    atomic_store_explicit(&place->times, (int)(unsigned)times, memory_order_release);
+}
+
+void fr_wait(fr_place *place, int64_t times)
+{
+    spin_until(&place->times, (unsigned)times);
 }
 
 /* ---- where ------------------------------------------------------------------------------------ */
@@ -222,20 +249,9 @@ static fr_status grow(int threads)
     return FR_OK;
 }
 
-fr_status fr_team_run(int threads, fr_job *job, void *arg)
+/* With the team's lock held, and grown. */
+static void run_all(int threads, fr_job *job, void *arg)
 {
-    if (threads <= 1) {
-        run_flushed(job, arg, 0);
-        return FR_OK;
-    }
-    /* Two callers at once take turns: each job still gets all its threads, and so its result
-     * does not depend on who else is there. */
-    lock_take(&team);
-    const fr_status status = grow(threads);
-    if (status != FR_OK) {
-        lock_drop(&team);
-        return status;
-    }
     const int core = this_core();
     for (int i = 1; i < threads; i++) {
         worker *w = &workers[i];
@@ -253,7 +269,49 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg)
     for (int i = 1; i < threads; i++)
         spin_until(&workers[i].done,
                    (unsigned)atomic_load_explicit(&workers[i].go, memory_order_relaxed));
+}
+
+fr_status fr_team_run(int threads, fr_job *job, void *arg)
+{
+    if (threads <= 1) {
+        run_flushed(job, arg, 0);
+        return FR_OK;
+    }
+    /* Two callers at once take turns: each job still gets all its threads, and so its result
+     * does not depend on who else is there. */
+    lock_take(&team);
+    const fr_status status = grow(threads);
+    if (status == FR_OK)
+        run_all(threads, job, arg);
     lock_drop(&team);
+    return status;
+}
+
+static _Atomic int64_t alone_until; /* when the last call without its workers came back */
+
+/* To wake a worker takes 10 to 30 us, longer than many a job that it could help with. It is worth it for
+ * calls that come close together, of which this is not the first. With the team's lock held. */
+static int worth_waking(int threads)
+{
+    for (int i = 1; i < threads; i++)
+        if (atomic_load_explicit(&workers[i].parked, memory_order_relaxed))
+            return microseconds() - alone_until < CLOSE_TOGETHER_US;
+    return 1;
+}
+
+fr_status fr_team_offer(int threads, fr_job *job, void *arg)
+{
+    if (threads > 1 && lock_try(&team)) {
+        const fr_status status = grow(threads);
+        const int together = status == FR_OK && worth_waking(threads);
+        if (together)
+            run_all(threads, job, arg);
+        lock_drop(&team);
+        if (together || status != FR_OK)
+            return status;
+    }
+    run_flushed(job, arg, 0);
+    alone_until = microseconds();
     return FR_OK;
 }
 

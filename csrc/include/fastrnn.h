@@ -273,10 +273,11 @@ const char *fr_blas_name(void);
 
 /* How a call's work is split, for people and for tests. */
 typedef struct fr_plan {
-    int threads;     /* rows * units of them */
+    int threads;     /* rows * units of them, and one more that works ahead */
     int rows, units; /* parts of the batch; parts of the hidden units */
     int64_t chunk;   /* time steps whose batched products are done together */
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
+    int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

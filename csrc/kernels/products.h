@@ -49,7 +49,76 @@ static void NAME(input_product)(const fr_call *call, real *out, const real *cons
         }
 }
 
-/* The same by the foreign provider: x rows gathered, one product per gate. */
+/* Rows of x of the steps [s0, s1) of a part of the batch, step after step; returns how many. */
+static ptrdiff_t NAME(x_rows)(const fr_call *call, const fr_part *part, int64_t s0, int64_t s1,
+                              const real **x)
+{
+    const fr_rows *rows = &call->rows;
+    ptrdiff_t n = 0;
+    for (int64_t s = s0; s < s1; s++)
+        for (int64_t q = 0; q < fr_part_active(part, fr_active(rows, s)); q++) {
+            const int64_t j = part->j0 + q * part->jstep;
+            x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
+        }
+    return n;
+}
+
+/* ---- x W made ahead ----
+ *
+ * The rows of a chunk are cut into tiles. Thread 1 takes one after the other; thread 0 walks the steps
+ * and takes a tile when it needs one that nobody has begun. Which of them makes it changes no number. */
+
+/* Tile i of n rows begins with this row; n, if there is none. */
+FR_INLINE ptrdiff_t NAME(row_of_tile)(ptrdiff_t n, ptrdiff_t i)
+{
+    const ptrdiff_t tiles = (n + FR_MR - 1) / FR_MR;
+    return i < tiles ? n * i / tiles : n;
+}
+
+FR_INLINE void NAME(make_tile)(const fr_call *call, const real *const *x, ptrdiff_t n, ptrdiff_t i)
+{
+    const ptrdiff_t r = NAME(row_of_tile)(n, i);
+    NAME(input_product)
+    (call, (real *)call->xw + r * call->xw_row, x + r, NAME(row_of_tile)(n, i + 1) - r, 0,
+     call->Hp / NR);
+}
+
+/* Thread 1's part of a call. */
+static void NAME(work_ahead)(const fr_call *call, const real **x)
+{
+    const fr_part part = fr_plan_part(&call->plan, &call->rows, call->Hp / NR, 0);
+    const int64_t T = call->rows.T, chunk = call->plan.chunk;
+    int64_t before = 0; /* tiles of earlier chunks */
+    for (int64_t s0 = 0; s0 < T; s0 += chunk) {
+        const ptrdiff_t n = NAME(x_rows)(call, &part, s0, T - s0 < chunk ? T : s0 + chunk, x);
+        fr_wait(&call->ahead[2], s0 / chunk); /* the rows of the chunk before are no longer read */
+        for (ptrdiff_t i = 0; NAME(row_of_tile)(n, i) < n; i++, before++)
+            if (fr_take(&call->ahead[0], before)) {
+                NAME(make_tile)(call, x, n, i);
+                fr_tell(&call->ahead[1], before + 1);
+            }
+    }
+}
+
+/* Thread 0 comes to tile i of a chunk of n rows, number `number` of all. What the other thread has made is
+ * fetched from its cache, if it can be a tile early; not while it is being written. Rows below *fetched
+ * have been. */
+static void NAME(need_tile)(const fr_call *call, const real *const *x, ptrdiff_t n, ptrdiff_t i,
+                            int64_t number, ptrdiff_t *fetched)
+{
+    if (fr_take(&call->ahead[0], number)) {
+        NAME(make_tile)(call, x, n, i);
+        return;
+    }
+    fr_wait(&call->ahead[1], number + 1);
+    const ptrdiff_t first = NAME(row_of_tile)(n, i), from = *fetched > first ? *fetched : first;
+    *fetched = NAME(row_of_tile)(n, i + 1 + fr_has_come(&call->ahead[1], number + 2));
+    for (ptrdiff_t at = from * call->xw_row; at < *fetched * call->xw_row;
+         at += 64 / (int)sizeof(real))
+        FR_PREFETCH((const real *)call->xw + at);
+}
+
+/* input_product by the foreign provider: x rows gathered, one product per gate. */
 static void NAME(input_product_blas)(const fr_call *call, real *out, const real *const *x,
                                      ptrdiff_t n, ptrdiff_t p0, ptrdiff_t p1, real *gathered)
 {

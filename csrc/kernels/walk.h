@@ -21,7 +21,8 @@
  *           (barrier)                              dW, dR, db, dx of the chunk
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that
- * share rows wait for each other at every step. */
+ * share rows wait for each other at every step. Of a single row, one thread may walk the steps while
+ * another makes xw (products.h); few rows go another way back (few.h). */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
 #ifndef CELL_WHOLE_DC
@@ -40,10 +41,15 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
     const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
+    if (call->plan.ahead && tid == 1) {
+        NAME(work_ahead)(call, x);
+        return;
+    }
     NAME(share_blocks)(call, &part, &a);
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
+    int64_t tiles = 0; /* of x W made ahead, in chunks that are done */
 
     if (cell->has_c && u1 > u0)
         for (int64_t q = 0; q < part.nj; q++) {
@@ -57,14 +63,13 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     for (int64_t s0 = 0; s0 < rows->T; s0 += call->plan.chunk) {
         const int64_t s1 = rows->T - s0 < call->plan.chunk ? rows->T : s0 + call->plan.chunk;
         ptrdiff_t used = 0; /* rows of xw that the recurrence has consumed */
+        ptrdiff_t xw_rows = 0, tile = 0, fetched = 0;
         if (!call->tokens.p) {
-            ptrdiff_t n = 0;
-            for (int64_t s = s0; s < s1; s++)
-                for (int64_t q = 0; q < fr_part_active(&part, fr_active(rows, s)); q++) {
-                    const int64_t j = part.j0 + q * part.jstep;
-                    x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
-                }
-            if (call->blas) {
+            const ptrdiff_t n = NAME(x_rows)(call, &part, s0, s1, x);
+            xw_rows = n;
+            if (call->plan.ahead) {
+                /* tile by tile, below */
+            } else if (call->blas) {
                 NAME(input_product_blas)
                 (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
             } else {
@@ -79,6 +84,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         for (int64_t s = s0; s < s1; s++) {
             const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
             used += n;
+            if (call->plan.ahead)
+                for (; NAME(row_of_tile)(xw_rows, tile) < used; tile++)
+                    NAME(need_tile)(call, x, xw_rows, tile, tiles + tile, &fetched);
             if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
@@ -95,6 +103,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                     fr_meet(sharers, units, unit);
             }
         }
+        tiles += tile;
+        if (call->plan.ahead)
+            fr_tell(&call->ahead[2], s0 / call->plan.chunk + 1);
     }
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) { /* each row's own last state */
         const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j), n = fr_length(rows, j);

@@ -4,7 +4,7 @@
 
 #define fr_make_plan shipped_make_plan
 fr_plan shipped_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                          int backward);
+                          fr_pass pass);
 #include "../plan.c"
 #undef fr_make_plan
 
@@ -18,14 +18,16 @@ static int64_t at_most(int64_t n, int64_t limit)
 }
 
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                     int backward)
+                     fr_pass pass)
 {
     fr_plan plan = forced_plan;
     if (plan.rows == 0)
-        return shipped_make_plan(layer, T, B, threads, panel, backward);
+        return shipped_make_plan(layer, T, B, threads, panel, pass);
     plan.rows = (int)at_most(plan.rows, B);
     plan.units = (int)at_most(plan.units, (layer->hidden_size + panel - 1) / panel);
     plan.chunk = at_most(plan.chunk, T);
-    plan.threads = plan.rows * plan.units;
+    if (pass != FR_PASS_FORWARD || plan.rows * plan.units > 1)
+        plan.ahead = 0;
+    plan.threads = plan.rows * plan.units + plan.ahead;
     return plan;
 }

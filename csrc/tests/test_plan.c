@@ -16,7 +16,7 @@ enum { MOST_THREADS = 9 };
 #define FOR(i, list) for (size_t i = 0; i < sizeof(list) / sizeof *(list); i++)
 
 typedef void plan_fn(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                     int backward);
+                     fr_pass pass);
 
 static void for_many_sizes(plan_fn *check)
 {
@@ -30,25 +30,27 @@ static void for_many_sizes(plan_fn *check)
     {
         const fr_layer layer = {(fr_cell)cell, (fr_dtype)dtype, sizes_I[i], sizes_H[h]};
         const int threads = 1 + (int)((t + b + i + h + p) % MOST_THREADS);
-        check(&layer, sizes_T[t], sizes_B[b], threads, panels[p], cell & 1);
+        check(&layer, sizes_T[t], sizes_B[b], threads, panels[p], (fr_pass)((cell + (int)h) % 3));
     }
 }
 
 static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                       int backward)
+                       fr_pass pass)
 {
     const int64_t P = (layer->hidden_size + panel - 1) / panel;
-    const fr_plan plan = shipped_make_plan(layer, T, B, threads, panel, backward);
-    const fr_plan again = shipped_make_plan(layer, T, B, threads, panel, backward);
-    CHECK(plan.rows >= 1 && plan.units >= 1 && plan.threads == plan.rows * plan.units &&
-              plan.threads <= threads,
+    const fr_plan plan = shipped_make_plan(layer, T, B, threads, panel, pass);
+    const fr_plan again = shipped_make_plan(layer, T, B, threads, panel, pass);
+    CHECK(plan.rows >= 1 && plan.units >= 1 &&
+              plan.threads == plan.rows * plan.units + plan.ahead && plan.threads <= threads,
           "%d x %d = %d of %d threads", plan.rows, plan.units, plan.threads, threads);
+    CHECK(plan.ahead == 0 || (pass == FR_PASS_FORWARD && plan.threads == 2),
+          "ahead in pass %d with %d threads", (int)pass, plan.threads);
     CHECK(plan.rows <= (B ? B : 1), "%d parts of %d rows", plan.rows, (int)B);
     CHECK(plan.units <= P, "%d parts of %d panels", plan.units, (int)P);
     CHECK(plan.chunk >= 1 && plan.chunk <= (T ? T : 1), "chunk %d of %d steps", (int)plan.chunk,
           (int)T);
     CHECK(plan.threads == again.threads && plan.rows == again.rows && plan.units == again.units &&
-              plan.chunk == again.chunk,
+              plan.chunk == again.chunk && plan.ahead == again.ahead,
           "T %d B %d", (int)T, (int)B);
 }
 
@@ -62,8 +64,8 @@ static void a_large_problem_uses_every_thread_and_a_tiny_one_only_one(void)
     const fr_layer large = {FR_LSTM, FR_F32, 512, 512}, tiny = {FR_LSTM, FR_F32, 2, 4};
     for (int threads = 1; threads <= 8; threads *= 2)
         for (int backward = 0; backward < 2; backward++) {
-            const fr_plan much = shipped_make_plan(&large, 50, 64, threads, 16, backward);
-            const fr_plan little = shipped_make_plan(&tiny, 1, 1, threads, 16, backward);
+            const fr_plan much = shipped_make_plan(&large, 50, 64, threads, 16, (fr_pass)backward);
+            const fr_plan little = shipped_make_plan(&tiny, 1, 1, threads, 16, (fr_pass)backward);
             CHECK(much.threads == threads, "%d of %d threads", much.threads, threads);
             CHECK(little.threads == 1, "%d threads for 4 units", little.threads);
         }
@@ -84,6 +86,22 @@ static void threads_take_over_panels_where_a_step_is_long(void)
         CHECK(!one_row.takes_over, "%d threads, a single row", threads);
         CHECK(!back.takes_over, "%d threads, backward", threads);
     }
+}
+
+/* A single row of a small layer: nothing to share but x W. */
+static void a_thread_works_ahead_of_a_single_row(void)
+{
+    const fr_layer small = {FR_LSTM, FR_F32, 32, 32}, wide = {FR_LSTM, FR_F32, 1000, 32};
+    const fr_plan one = shipped_make_plan(&small, 50, 1, 1, 32, FR_PASS_FORWARD);
+    const fr_plan two = shipped_make_plan(&small, 50, 1, 4, 32, FR_PASS_FORWARD);
+    const fr_plan inputs = shipped_make_plan(&wide, 50, 1, 4, 32, FR_PASS_FORWARD);
+    const fr_plan brief = shipped_make_plan(&small, 5, 1, 4, 32, FR_PASS_FORWARD);
+    const fr_plan tokens = shipped_make_plan(&small, 50, 1, 4, 32, FR_PASS_STEPS);
+    CHECK(!one.ahead, "one thread");
+    CHECK(two.ahead && two.threads == 2, "50 steps: %d threads", two.threads);
+    CHECK(inputs.ahead, "x W longest");
+    CHECK(!brief.ahead, "5 steps");
+    CHECK(!tokens.ahead, "tokens");
 }
 
 static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
@@ -108,7 +126,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0};
+    const fr_plan plan = {rows * units, rows, units, 1, 0, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -158,7 +176,7 @@ static void ragged_rows_are_dealt_out_in_turn(void)
 {
     const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
     const fr_rows of = {.T = 9, .B = 7, .len = lengths};
-    const fr_plan plan = {2, 2, 1, 1, 0};
+    const fr_plan plan = {2, 2, 1, 1, 0, 0};
     int64_t steps[2] = {0, 0};
     for (int tid = 0; tid < 2; tid++) {
         const fr_part part = fr_plan_part(&plan, &of, 1, tid);
@@ -173,6 +191,7 @@ int main(void)
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(threads_take_over_panels_where_a_step_is_long);
+    RUN(a_thread_works_ahead_of_a_single_row);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);
     RUN(ragged_rows_are_dealt_out_in_turn);

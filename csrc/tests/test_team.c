@@ -64,7 +64,7 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
 
     problem *p = new_problem(FR_GRU, 3, 4, 2, 5, 0);
     answer a = new_answer(p);
-    forced_plan = (fr_plan){2, 2, 1, 3, 0};
+    forced_plan = (fr_plan){2, 2, 1, 3, 0, 0};
     const fr_status status = engine_solve(p, FR_F32, &a); /* checks padding, inputs, canaries */
     CHECK(status == FR_ETHREAD, "%s", fr_status_text(status));
     for (size_t i = 0; i < a.count[Y]; i++)
@@ -107,6 +107,41 @@ typedef struct meeting {
 } meeting;
 
 /* Between two barriers nobody may be a phase behind, and what others wrote is visible. */
+/* How many threads of 3 took part in an offered job; -1: some twice, or not the first. */
+static int taking_part(void)
+{
+    int runs[FR_MAX_THREADS] = {0};
+    if (fr_team_offer(3, count_run, runs) != FR_OK || runs[0] != 1 || runs[1] > 1 || runs[2] > 1)
+        return -1;
+    return runs[0] + runs[1] + runs[2];
+}
+
+/* Which of an offer's threads are awake is for the scheduler to say; who has slept for long is not. */
+static void an_offered_job_wakes_nobody_but_for_calls_close_together(void)
+{
+    runs_once_each(3);
+    nap(200); /* all are parked */
+    CHECK(taking_part() == 1, "the first call after a nap");
+    nap(5);
+    CHECK(taking_part() == 1, "calls far apart");
+    int most = 0;
+    for (int call = 0; call < 1000 && most < 3; call++) {
+        const int n = taking_part();
+        CHECK(n == 1 || n == 3, "%d threads", n);
+        most = n > most ? n : most;
+    }
+    CHECK(most == 3, "calls close together");
+}
+
+static void an_offered_job_does_not_wait_for_other_callers(void)
+{
+    runs_once_each(3);
+    lock_take(&team); /* somebody else's job */
+    CHECK(taking_part() == 1, "while the team is busy");
+    lock_drop(&team);
+    CHECK(runs_once_each(3), "afterwards");
+}
+
 static void meet(void *arg, int tid)
 {
     meeting *m = arg;
@@ -191,7 +226,7 @@ static void callers_may_share_weights_and_inputs(void)
         w[i] = (float)uniform() / 8;
     shared s = {{FR_LSTM, FR_F32, I, H}, {.T = T, .B = B}, {x, B * I, I}, NULL};
     for (int split = 0; split < 3; split++) { /* 2: with a foreign provider */
-        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1} : (fr_plan){1, 1, 1, 2, 0};
+        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1, 0} : (fr_plan){1, 1, 1, 2, 0, 0};
         if (split == 2)
             naive_blas_select(0);
         s.packed = guarded(fr_packed_bytes(&s.layer, FR_USE_DENSE));
@@ -257,6 +292,8 @@ int main(void)
     RUN(a_job_runs_once_on_each_thread);
     RUN(thousands_of_jobs_follow_each_other);
     RUN(parked_threads_wake_up);
+    RUN(an_offered_job_wakes_nobody_but_for_calls_close_together);
+    RUN(an_offered_job_does_not_wait_for_other_callers);
     RUN(nobody_leaves_a_barrier_before_all_have_come);
     RUN(callers_at_once_take_turns);
     RUN(callers_may_share_weights_and_inputs);

@@ -22,8 +22,14 @@ CELLS = {
 }
 STACK = {"num_layers": 2, "bidirectional": True}
 
-# (T, B, I, H) worth several threads: rows shared out, hidden units shared out, both in a grid.
-SPLITS = {"rows": (9, 34, 20, 70), "units": (6, 1, 30, 260), "grid": (6, 12, 8, 130)}
+# (T, B, I, H) worth several threads: rows shared out, hidden units shared out, both in a grid, x W
+# made ahead of the steps.
+SPLITS = {
+    "rows": (9, 34, 20, 70),
+    "units": (6, 1, 30, 260),
+    "grid": (6, 12, 8, 130),
+    "ahead": (40, 1, 150, 26),
+}
 
 
 def build(cell, I=5, H=9, **options):

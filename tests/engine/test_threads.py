@@ -212,6 +212,19 @@ print("done")
     assert run.returncode == 0 and run.stdout == "done\n", run.stderr
 
 
+@each_cell
+def test_a_call_is_the_same_whether_a_second_thread_makes_x_w_ahead_or_sleeps(cell):
+    T, B, I, H = SPLITS["ahead"]
+    layer = build(cell, I, H)
+    x, *_ = inputs(layer, T, B)
+    with threads(2):
+        assert layer._engine.plan(T, B)["ahead"]
+        time.sleep(0.2)  # the second thread goes to sleep, and is not woken for one call
+        alone = layer(x)
+        for _ in range(300):  # calls close together wake it
+            assert identical(layer(x), alone)
+
+
 def test_more_threads_than_rows_and_units_do_no_harm():
     layer = build("gru", 3, 2)
     given = inputs(layer, 5, 1)
