@@ -152,6 +152,25 @@ def cases(size="all", cells=tuple(GATES), modes=MODES, shapes=SHAPES, variants=T
     return found
 
 
+def drawn(count, seed=0):
+    """Draw shapes from the range of ``SHAPES``, each number on a logarithmic scale.
+
+    Nobody has tuned anything for these. Those of more than 40 GFLOP are drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = np.min(SHAPES, axis=0), np.max(SHAPES, axis=0)
+    found = []
+    while len(found) < count:
+        T, B, I, H = (int(n) for n in np.rint(np.exp(rng.uniform(np.log(low), np.log(high)))))
+        if _flops((T, B, I, H)) <= 4e10:
+            found.append((T, B, I, H))
+    return found
+
+
 def _large(shape):
+    return _flops(shape) > SMALL
+
+
+def _flops(shape):
     T, B, I, H = shape
-    return 2 * T * B * 4 * H * (I + H) > SMALL
+    return 2 * T * B * 4 * H * (I + H)

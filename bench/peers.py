@@ -17,6 +17,7 @@ measured. What a library cannot do is left blank, and the JSON file says why.
     python bench/peers.py                            everything; hours
     python bench/peers.py --grid small --peers torch,onnxruntime --threads 2 --no-variants
     python bench/peers.py --shape 30,8,100,300 --modes infer --peers torch,onnxruntime,jax
+    python bench/peers.py --drawn 24 --modes infer,train --no-variants --name peers_drawn
     python bench/peers.py --threads 2 --again bench/results/peers.json
     python bench/peers.py --only-report bench/results/peers.json --plot peers.svg
 """
@@ -36,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 from contenders import PACKAGES
-from grid import GATES, MODES, SHAPES, cases
+from grid import GATES, MODES, SHAPES, cases, drawn
 
 HERE = Path(__file__).parent
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}  # norm of the difference over the norm
@@ -124,6 +125,8 @@ def main():
         result = json.loads(options.only_report.read_text(encoding="utf-8"))
         finish(result, options)
         return
+    if options.drawn:
+        options.shape = drawn(options.drawn, options.seed)
     todo = cases(options.grid, options.cells, options.modes, options.shape, options.variants)
     texts = options.match.lower().split("|")
     todo = [case for case in todo if any(text in str(case).lower() for text in texts)]
@@ -460,6 +463,8 @@ def arguments():
     add("--peers", type=names_of(peers), default=peers, help=f"of {','.join(peers)}; default: all")
     add("--grid", choices=("small", "large", "all"), default="all", help="which shapes (all)")
     add("--shape", type=one_shape, nargs="+", default=SHAPES, metavar="T,B,I,H", help="your own")
+    add("--drawn", type=int, metavar="COUNT", help="so many shapes drawn from the grid's range")
+    add("--seed", type=int, default=0, help="of --drawn (0)")
     add("--cells", type=names_of(tuple(GATES)), default=tuple(GATES), help="of rnn,lstm,gru")
     add("--modes", type=names_of(MODES), default=MODES, help="of infer,train,stream")
     add("--threads", type=thread_counts, default=[1, 2], help="of all alike; default 1,2")
