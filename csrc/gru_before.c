@@ -40,7 +40,7 @@ FR_INLINE void NAME(gru_before_forward_tile)(const fr_call *call, const NAME(row
     }
     for (int m = 0; m < h; m++)
         rh[m] = a->gates[q + m] + 3 * Hp;
-    NAME(recurrent_tile)(call, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, w, 2); /* (GB3) */
+    NAME(recurrent_tile)(call, a, pre[0], a->xw + q, 2 * Hp + p * NR, rh, h, p, w, 2); /* (GB3) */
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;
@@ -82,7 +82,7 @@ FR_INLINE void NAME(gru_before_backward_tile)(const fr_call *call, const NAME(ro
         dg[m] = a->dg[q + m];
     }
     /* forward was n = tanh(... + (r * h_prev) R_n^T): d(r * h_prev) = dn R_n (GB5, GB6) */
-    NAME(transposed_tile)(call, tile, zeros, 0, dg, h, p, w, 2);
+    NAME(transposed_tile)(call, a, tile, zeros, 0, dg, h, p, w, 2);
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t u = p * NR + v * VL;

@@ -22,7 +22,7 @@ FR_INLINE void NAME(rnn_forward_tile)(const fr_call *call, const NAME(row_arrays
     (void)phase;
 
     NAME(fetch_forward)(call, a, q, h, p, 0, 1);
-    NAME(recurrent_tile)(call, pre, a->xw + q, p * NR, a->hprev + q, h, p, w, 0);
+    NAME(recurrent_tile)(call, a, pre, a->xw + q, p * NR, a->hprev + q, h, p, w, 0);
 
     for (int m = 0; m < h; m++)
         for (int v = 0; v < vectors; v++) {

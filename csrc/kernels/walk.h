@@ -46,6 +46,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         return;
     }
     NAME(share_blocks)(call, &part, &a);
+    const int alone = CELL_PHASES == 1 && units == 1 && a.groups == 1 && !call->claims;
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
@@ -82,11 +83,19 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                 fr_meet(sharers, units, unit);
         }
         for (int64_t s = s0; s < s1; s++) {
-            const ptrdiff_t n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
+            ptrdiff_t n = 1;
+            if (a.steady)
+                NAME(next_row)(call, &part, s, xw + used * call->xw_row, &a);
+            else
+                n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
             used += n;
             if (call->plan.ahead)
                 for (; NAME(row_of_tile)(xw_rows, tile) < used; tile++)
                     NAME(need_tile)(call, x, xw_rows, tile, tiles + tile, &fetched);
+            if (a.steady && alone) {
+                CELL_NAME(_forward_tile)(call, &a, 0, 1, part.p0, (int)part.p1, 0);
+                continue;
+            }
             if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
             for (int phase = 0; phase < CELL_PHASES; phase++) {
@@ -140,6 +149,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     NAME(chunk_rows) rows_of;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
     NAME(share_blocks)(call, &part, &a);
+    const int alone = CELL_PHASES == 1 && units == 1 && a.groups == 1;
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
@@ -169,8 +179,16 @@ static void CELL_NAME(_backward)(void *arg, int tid)
         real *dg = mine + NAME(rows_in_chunk)(call, &part, s0, s1) * row;
         for (int64_t s = s1 - 1; s >= s0; s--) {
             dg -= fr_part_active(&part, fr_active(rows, s)) * row;
-            const ptrdiff_t n =
-                NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
+            ptrdiff_t n = 1;
+            if (a.steady && s > 0)
+                NAME(row_before)(call, s, dg, dg_after, CELL_CARRIES_H, &a);
+            else
+                n = NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
+            if (a.steady && alone) {
+                CELL_NAME(_backward_tile)(call, &a, 0, 1, part.p0, (int)part.p1, 0);
+                dg_after = dg;
+                continue;
+            }
             if (units > 1)
                 NAME(fetch_shared)(a.dg_next, n, row);
             if (call->looks)
