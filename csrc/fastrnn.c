@@ -341,6 +341,10 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     if (backward || !tokens)
         call->pointers_stride += (backward ? 6 : 1) * chunk_rows * sizeof(void *);
     call->pointers = place(&a, threads, call->pointers_stride, 1, 1);
+    if (B == 1 && call->plan.units > 1 && !call->plan.takes_over && cell->phases == 1) {
+        call->early_stride = (G * Hp * real + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+        call->early = place(&a, threads, call->early_stride, 1, 1);
+    }
     if (!backward) {
         if (cell->has_c && !training)
             call->c_start = place(&a, B, Hp, real, 1);

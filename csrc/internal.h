@@ -224,6 +224,8 @@ typedef struct fr_call {
     char *carry_h, *carry_c; /* [B][Hp] gradients on their way from step to step */
     double *step_scale;      /* [B] what a step's gradient is multiplied by to clip its norm */
     char *gates; /* [B][reserve_row]: the reserve of inference, where a cell needs one */
+    char *early; /* per thread [gates][Hp]; NULL: no units of a single row are shared */
+    size_t early_stride;
     char *xw;    /* [chunk * B][xw_row] */
     char *dG[2]; /* [part][step][row][dg_row] of a chunk; chunks alternate */
     char *own;   /* weight gradients of all parts but the first; NULL: they share */

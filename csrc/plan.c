@@ -19,6 +19,7 @@
 
 enum {
     BARRIER_CYCLES = 700, /* measured 0.2 us between two cores of one complex */
+    EARLY_CYCLES = 400,   /* a single row's threads have something to do meanwhile: rows.h */
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
@@ -138,7 +139,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 batched / rows *
                     (backward ? 1.0 / units : panels / most_panels(layer->hidden_size, 1, panel));
             if (units > 1)
-                cycles += BARRIER_CYCLES * cell->phases;
+                cycles +=
+                    B == 1 && cell->phases == 1 ? EARLY_CYCLES : BARRIER_CYCLES * cell->phases;
             else if (rows > 1 && large)
                 cycles *= 1 + UNEVEN_PERCENT / 100.0;
             cycles *= steps;

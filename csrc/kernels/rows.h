@@ -21,7 +21,11 @@ typedef struct NAME(row_arrays) {
     real **carry_h, **carry_c; /* what this step hands to the one before it */
     int has_step;              /* 0: the rows of the initial state, which has no gates of its own */
     int steady;                /* one row, and the next step's addresses follow from this one's */
-    int back;                  /* this step takes its weights from the last to the first */
+    /* A single row whose units are shared: this step's products of the units [own0, own1) of h or dG, made
+     * while the others' were on their way, of `early_panels` panels; NULL: all are still to be made. */
+    real *early; /* [gate][Hp]; backward [Hp] */
+    ptrdiff_t own0, own1, early0, early1;
+    int back; /* this step takes its weights from the last to the first */
     /* what a single row takes at once: see share_blocks */
     int blocks_at_once;
     ptrdiff_t panels_at_once, groups; /* of panels, in this thread's part */
@@ -47,6 +51,7 @@ static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_array
     for (int i = 0; i < FR_ROW_ARRAYS; i++, next += B)
         *slot[i] = next;
     a->steady = 0;
+    a->early = NULL;
     return next;
 }
 
@@ -417,7 +422,7 @@ FR_INLINE int NAME(all_zero)(const fr_call *call, const real *const *rows, int h
     return 1;
 }
 
-/* out[0..w*NR) = first + a times the blocks of w panels, `stride` apart, for a single row; at most
+/* out[0..w*NR) = first + a[0..K) times the blocks of w panels, `stride` apart, for a single row; at most
  * rows->blocks_at_once of them side by side. `columns` are those from the first panel on. */
 FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const real *first,
                                 const real *a, ptrdiff_t K, const real *b, ptrdiff_t stride, int w,
@@ -443,6 +448,55 @@ FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const 
     }
 }
 
+/* Of w panels from p on, those of which a part has been made early: [*n0, *n1), at one of the ends. */
+FR_INLINE void NAME(early_among)(const NAME(row_arrays) * rows, ptrdiff_t p, int w, int *n0,
+                                 int *n1)
+{
+    const ptrdiff_t first = rows->early0 - p, last = rows->early1 - p;
+    *n0 = first < 0 ? 0 : first > w ? w : (int)first;
+    *n1 = last < *n0 ? *n0 : last > w ? w : (int)last;
+}
+
+/* out[0..w*NR) += what has been made early of the w panels from p on. */
+FR_INLINE void NAME(add_early)(const NAME(row_arrays) * rows, real *out, const real *early,
+                               ptrdiff_t p, int w)
+{
+    int n0, n1;
+    NAME(early_among)(rows, p, w, &n0, &n1);
+    for (ptrdiff_t n = n0 * NR; n < n1 * NR; n += VL)
+        vstore(out + n, vload(out + n) + vload(early + p * NR + n));
+}
+
+/* As row_panels, for the K units of a row of h or dG but those whose product has been made early. The w
+ * panels are those from p on. */
+FR_INLINE void NAME(row_product)(const NAME(row_arrays) * rows, real *out, const real *first,
+                                 const real *a, ptrdiff_t K, const real *b, ptrdiff_t stride,
+                                 ptrdiff_t p, int w, ptrdiff_t columns)
+{
+    const ptrdiff_t own0 = rows->own0, own1 = rows->own1;
+    int n0 = 0, n1 = 0;
+    if (rows->early)
+        NAME(early_among)(rows, p, w, &n0, &n1);
+    if (n0 < n1) {
+        real *to = out + n0 * NR;
+        const real *from = first + n0 * NR, *W = b + n0 * stride;
+        const ptrdiff_t left = columns - n0 * NR;
+        if (own0) {
+            NAME(row_panels)(rows, to, from, a, own0, W, stride, n1 - n0, left);
+            from = to;
+        }
+        if (own1 < K)
+            NAME(row_panels)
+        (rows, to, from, a + own1, K - own1, W + own1 * NR, stride, n1 - n0, left);
+    }
+    if (n0 > 0)
+        NAME(row_panels)(rows, out, first, a, K, b, stride, n0, columns);
+    if (n1 < w)
+        NAME(row_panels)
+    (rows, out + n1 * NR, first + n1 * NR, a, K, b + n1 * stride, stride, w - n1,
+     columns - n1 * NR);
+}
+
 /* pre[m][0..w*NR) = init[m][ioff..] + a[m] R, for gate g of the w panels from p on; w > 1 only for
  * one row. */
 FR_INLINE void NAME(recurrent_tile)(const fr_call *call, const NAME(row_arrays) * rows, real *pre,
@@ -454,37 +508,40 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, const NAME(row_arrays) 
     if (NAME(all_zero)(call, a, h)) {
         for (int m = 0; m < h; m++)
             memcpy(pre + m * NR, init[m] + ioff, (size_t)(w * NR) * sizeof(real));
-    } else if (w > 1) {
-        NAME(row_panels)(rows, pre, init[0] + ioff, a[0], H, R, G * H * NR, w, H - p * NR);
+    } else if (w > 1 || rows->early) {
+        NAME(row_product)(rows, pre, init[0] + ioff, a[0], H, R, G * H * NR, p, w, H - p * NR);
+        if (rows->early)
+            NAME(add_early)(rows, pre, rows->early, p, w);
     } else {
         NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
     }
 }
 
 /* The gates of panel p for a single row, as many side by side as share_blocks says:
- * pre[g] = first[g] + h R_g. */
-FR_INLINE void NAME(row_gates)(const fr_call *call, real *pre, const real *const *first,
-                               const NAME(row_arrays) * rows, const real *const *h, ptrdiff_t p,
+ * out[g * ldo ..] = first[g] + the units [k0, k1) of h times theirs of R_g. */
+FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
+                               const real *const *first, const NAME(row_arrays) * rows,
+                               const real *h, ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t p,
                                const int gates)
 {
-    const ptrdiff_t H = call->layer.hidden_size, block = H * NR;
-    const real *R =
-        (const real *)(call->packed + call->at.R) + p * fr_cells[call->layer.cell].gates * block;
+    const ptrdiff_t H = call->layer.hidden_size, block = H * NR, K = k1 - k0;
+    const real *R = (const real *)(call->packed + call->at.R) +
+                    p * fr_cells[call->layer.cell].gates * block + k0 * NR;
+    const real *a[1] = {h + k0};
     const int most = rows->blocks_at_once;
-    if (most >= gates) {
-        NAME(row)
-        [NAME(half_panel)(H - p * NR)][gates - 2](pre, FR_MR * NR, first, *h, H, R, block);
+    if (most >= gates && gates > 1) {
+        NAME(row)[NAME(half_panel)(H - p * NR)][gates - 2](out, ldo, first, *a, K, R, block);
         return;
     }
     const int groups = (gates + most - 1) / most;
     for (int i = 0; i < groups; i++) {
         const int g = most * (rows->back ? groups - 1 - i : i);
         const int n = gates - g < most ? gates - g : most;
-        real *out = pre + g * FR_MR * NR;
+        real *to = out + g * ldo;
         if (n < 2) /* n == 1, in words that gcc can prove the index below from */
             NAME(tile)
-        [NAME(tile_width)(H - p * NR)][0](out, NR, first + g, 0, h, 0, H, R + g * block);
-        else NAME(row)[NAME(half_panel)(H - p * NR)][n - 2](out, FR_MR * NR, first + g, *h, H,
+        [NAME(tile_width)(H - p * NR)][0](to, NR, first + g, 0, a, 0, K, R + g * block);
+        else NAME(row)[NAME(half_panel)(H - p * NR)][n - 2](to, ldo, first + g, *a, K,
                                                             R + g * block, block);
     }
 }
@@ -497,13 +554,27 @@ FR_INLINE void NAME(recurrent_gates)(const fr_call *call, real (*pre)[FR_MR * NR
                                      int w, const int gates)
 {
     const real *const *a = rows->hprev + q;
+    const ptrdiff_t H = call->layer.hidden_size, ldo = FR_MR * NR;
     if (h == 1 && a[0] != (const real *)call->zeros) {
         for (int n = 0; n < w; n++) {
             const int i = rows->back ? w - 1 - n : n;
             const real *first[4];
+            real *out = pre[0] + i * NR;
             for (int g = 0; g < gates; g++)
                 first[g] = init[g][0] + ioff[g] + i * NR;
-            NAME(row_gates)(call, pre[0] + i * NR, first, rows, a, p + i, gates);
+            if (!rows->early || p + i < rows->early0 || p + i >= rows->early1) {
+                NAME(row_gates)(call, out, ldo, first, rows, *a, 0, H, p + i, gates);
+                continue;
+            }
+            if (rows->own0) {
+                NAME(row_gates)(call, out, ldo, first, rows, *a, 0, rows->own0, p + i, gates);
+                for (int g = 0; g < gates; g++)
+                    first[g] = out + g * ldo;
+            }
+            if (rows->own1 < H)
+                NAME(row_gates)(call, out, ldo, first, rows, *a, rows->own1, H, p + i, gates);
+            for (int g = 0; g < gates; g++)
+                NAME(add_early)(rows, out + g * ldo, rows->early + g * call->Hp, p + i, 1);
         }
         return;
     }
@@ -548,9 +619,9 @@ FR_INLINE void NAME(transposed_tile)(const fr_call *call, const NAME(row_arrays)
     const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * cell->gates + g) * H * NR;
     if (call->few) {
         NAME(transposed_few)(call, out, init, ioff, rows, h, p, w, g, g + 1);
-    } else if (w > 1) {
-        NAME(row_panels)
-        (a, out, init[0] + ioff, rows[0] + roff, H, Rb, cell->gates * H * NR, w, H - p * NR);
+    } else if (w > 1 || a->early) {
+        NAME(row_product)
+        (a, out, init[0] + ioff, rows[0] + roff, H, Rb, cell->gates * H * NR, p, w, H - p * NR);
     } else {
         NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
     }
@@ -578,4 +649,126 @@ FR_INLINE void NAME(dh_tile)(const fr_call *call, real *out, const NAME(row_arra
         NAME(transposed_tile)
         (call, a, out, g ? out_row : a->dh_init + q, g ? 0 : p * NR, a->dg_next + q, h, p, w, g);
     }
+    if (a->early)
+        NAME(add_early)(a, out, a->early, p, w);
+}
+
+/* ---- one row, units of several threads ------------------------------------------------------- */
+
+/* Those who share the units of a single row need each other's h (or dG) of the step before, and it takes
+ * as long as a few hundred multiply-adds until it is there. Meanwhile each multiplies its own units of
+ * it. `places` tell how many steps their threads are through with. */
+typedef struct NAME(sharing) {
+    fr_place *places; /* NULL: nothing is shared, or not in this way */
+    int n, me;
+    real *early;
+    ptrdiff_t panels; /* of which so much is made early */
+    const real *row;  /* what the others write, `width` numbers */
+    ptrdiff_t width;
+} NAME(sharing);
+
+/* The panels that this step takes first. */
+FR_INLINE void NAME(choose_early)(const fr_part *part, NAME(row_arrays) * a,
+                                  const NAME(sharing) * with)
+{
+    a->early0 = a->back ? part->p1 - with->panels : part->p0;
+    a->early1 = a->early0 + with->panels;
+}
+
+FR_INLINE int NAME(others_have_come)(const NAME(sharing) * with, int64_t steps)
+{
+    for (int i = 0; i < with->n; i++)
+        if (i != with->me && !fr_has_come(&with->places[i], steps))
+            return 0;
+    return 1;
+}
+
+/* Between two blocks of the own product: as soon as the others' units are there, they are sent for. */
+FR_INLINE int NAME(send_for_others)(const NAME(sharing) * with, int64_t steps, int sent)
+{
+    if (!sent && NAME(others_have_come)(with, steps)) {
+        NAME(fetch_shared)(&with->row, 1, with->width);
+        return 1;
+    }
+    return sent;
+}
+
+FR_INLINE void NAME(wait_for_others)(const NAME(sharing) * with, int64_t steps, int sent)
+{
+    for (int i = 0; i < with->n; i++)
+        if (i != with->me)
+            fr_wait(&with->places[i], steps);
+    if (!sent)
+        NAME(fetch_shared)(&with->row, 1, with->width);
+}
+
+/* Forward: h_{t-1}, of which the others have written their units in step `steps`, counted from 1. */
+FR_INLINE void NAME(early_forward)(const fr_call *call, const fr_part *part, NAME(row_arrays) * a,
+                                   NAME(sharing) * with, int64_t steps)
+{
+    const int gates = fr_cells[call->layer.cell].gates;
+    const real *zeros[FR_MAX_GATES];
+    int sent = 0;
+    with->row = a->hprev[0];
+    with->width = call->layer.hidden_size;
+    for (int g = 0; g < gates; g++)
+        zeros[g] = (const real *)call->zeros;
+    NAME(choose_early)(part, a, with);
+    for (ptrdiff_t i = 0; i < with->panels; i++) {
+        const ptrdiff_t p = a->back ? a->early1 - 1 - i : a->early0 + i;
+        NAME(row_gates)
+        (call, with->early + p * NR, call->Hp, zeros, a, *a->hprev, a->own0, a->own1, p, gates);
+        sent = NAME(send_for_others)(with, steps, sent);
+    }
+    NAME(wait_for_others)(with, steps, sent);
+    a->early = with->early;
+}
+
+/* Backward: dG_{t+1}, and the sum over the `gates` through which it reaches h. */
+FR_INLINE void NAME(early_backward)(const fr_call *call, const fr_part *part, NAME(row_arrays) * a,
+                                    NAME(sharing) * with, int64_t steps, int gates)
+{
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, K = a->own1 - a->own0;
+    const real *Rb = (const real *)(call->packed + call->at.Rb) + a->own0 * NR;
+    int sent = 0;
+    with->row = a->dg_next[0];
+    with->width = call->dg_row;
+    NAME(choose_early)(part, a, with);
+    for (ptrdiff_t i = 0; i < with->panels; i++) {
+        const ptrdiff_t p = a->back ? a->early1 - 1 - i : a->early0 + i;
+        const real *init[1] = {(const real *)call->zeros};
+        real *out = with->early + p * NR;
+        for (int g = 0; g < gates; g++) {
+            NAME(tile)
+            [NAME(tile_width)(H - p * NR)][0](out, NR, init, 0, a->dg_next,
+                                              cell->slot_of_gate_r[g] * call->Hp + a->own0, K,
+                                              Rb + (p * cell->gates + g) * H * NR);
+            init[0] = out;
+        }
+        sent = NAME(send_for_others)(with, steps, sent);
+    }
+    NAME(wait_for_others)(with, steps, sent);
+    a->early = with->early;
+}
+
+/* Whether this call's threads share the units of a single row like that. */
+static NAME(sharing)
+    NAME(begin_sharing)(const fr_call *call, const fr_part *part, int tid, NAME(row_arrays) * a)
+{
+    enum { ENOUGH = 8 << 10 }; /* bytes of weights */
+    NAME(sharing) with = {.n = call->plan.units, .me = tid};
+    if (call->early && !call->looks && !call->few) {
+        const ptrdiff_t H = call->layer.hidden_size;
+        with.places = call->sharers;
+        with.early = (real *)(call->early + tid * call->early_stride);
+        a->own0 = part->p0 * NR;
+        a->own1 = part->p1 * NR < H ? part->p1 * NR : H;
+        const ptrdiff_t bytes =
+            fr_cells[call->layer.cell].gates * (a->own1 - a->own0) * NR * (ptrdiff_t)sizeof(real);
+        with.panels = (ENOUGH + bytes - 1) / bytes;
+        if (with.panels > part->p1 - part->p0)
+            with.panels = part->p1 - part->p0;
+    }
+    return with;
 }

@@ -46,7 +46,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         return;
     }
     NAME(share_blocks)(call, &part, &a);
-    const int alone = CELL_PHASES == 1 && units == 1 && a.groups == 1 && !call->claims;
+    NAME(sharing) with = NAME(begin_sharing)(call, &part, tid, &a);
+    const int alone =
+        CELL_PHASES == 1 && (units == 1 || with.places) && a.groups == 1 && !call->claims;
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
@@ -92,13 +94,15 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             if (call->plan.ahead)
                 for (; NAME(row_of_tile)(xw_rows, tile) < used; tile++)
                     NAME(need_tile)(call, x, xw_rows, tile, tiles + tile, &fetched);
-            if (a.steady && alone) {
-                CELL_NAME(_forward_tile)(call, &a, 0, 1, part.p0, (int)part.p1, 0);
-                continue;
-            }
-            if (units > 1)
+            a.early = NULL;
+            if (with.places) {
+                if (s > 0 && a.hprev[0] != (const real *)call->zeros)
+                    NAME(early_forward)(call, &part, &a, &with, s);
+            } else if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
-            for (int phase = 0; phase < CELL_PHASES; phase++) {
+            if (a.steady && alone)
+                CELL_NAME(_forward_tile)(call, &a, 0, 1, part.p0, (int)(part.p1 - part.p0), 0);
+            for (int phase = 0; phase < CELL_PHASES && !(a.steady && alone); phase++) {
                 NAME(panel_walk)
                 walk =
                     NAME(begin_panels)(call, &part, tid, &a, n, a.back, call->claims ? ++round : 0);
@@ -108,9 +112,11 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                         CELL_NAME(_forward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
                 }
-                if (units > 1)
+                if (units > 1 && !with.places)
                     fr_meet(sharers, units, unit);
             }
+            if (with.places)
+                fr_tell(&with.places[tid], s + 1);
         }
         tiles += tile;
         if (call->plan.ahead)
@@ -149,7 +155,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     NAME(chunk_rows) rows_of;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
     NAME(share_blocks)(call, &part, &a);
-    const int alone = CELL_PHASES == 1 && units == 1 && a.groups == 1;
+    NAME(sharing) with = NAME(begin_sharing)(call, &part, tid, &a);
+    const int alone = CELL_PHASES == 1 && (units == 1 || with.places) && a.groups == 1;
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
@@ -184,16 +191,18 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                 NAME(row_before)(call, s, dg, dg_after, CELL_CARRIES_H, &a);
             else
                 n = NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
-            if (a.steady && alone) {
-                CELL_NAME(_backward_tile)(call, &a, 0, 1, part.p0, (int)part.p1, 0);
-                dg_after = dg;
-                continue;
-            }
-            if (units > 1)
+            a.early = NULL;
+            if (with.places) {
+                const int64_t steps = rows->T - 1 - s;
+                if (a.dg_next[0] != (const real *)call->zeros)
+                    NAME(early_backward)(call, &part, &a, &with, steps, CELL_DH_GATES);
+            } else if (units > 1)
                 NAME(fetch_shared)(a.dg_next, n, row);
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
-            for (int phase = 0; phase < CELL_PHASES; phase++) {
+            if (a.steady && alone)
+                CELL_NAME(_backward_tile)(call, &a, 0, 1, part.p0, (int)(part.p1 - part.p0), 0);
+            for (int phase = 0; phase < CELL_PHASES && !(a.steady && alone); phase++) {
                 NAME(panel_walk)
                 walk = NAME(begin_panels)(call, &part, tid, &a, n, a.back, 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
@@ -202,10 +211,12 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                         CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, (int)w, phase);
                     }
                 }
-                if (units > 1)
+                if (units > 1 && !with.places)
                     fr_meet(sharers, units, unit);
             }
             dg_after = dg;
+            if (with.places)
+                fr_tell(&with.places[tid], rows->T - s);
         }
         if (those > 1)
             fr_meet(call->own ? sharers : call->everybody, those, one);
@@ -226,6 +237,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     }
     if (!call->dh0 && !call->dc0)
         return;
+    a.early = NULL;
     const ptrdiff_t n = NAME(backward_rows)(call, &part, -1, NULL, dg_after, CELL_CARRIES_H, &a);
     for (ptrdiff_t p = part.p0; p < part.p1; p++)
         for (ptrdiff_t q = 0, h; q < n; q += h) {
