@@ -2,7 +2,8 @@
  *
  *   rows   each thread walks its own part of the batch through all of time: no waiting at all
  *   units  each thread owns panels of hidden units, so its slice of the weights stays in its
- *          own cache (Diamos et al. 2016 call it persistent); one barrier a step
+ *          own cache (Diamos et al. 2016 call it persistent); one barrier a step,
+ *          or, of a single row, work to do until the others have come
  *   both   a grid, with a barrier among those that share rows
  *   ahead  of a single row, one thread makes x W while another walks the steps, and makes some, too, if
  *          that takes longer; who is late or has no core costs little

@@ -16,6 +16,8 @@
 
 #include "kernels/rows.h"
 
+#include "kernels/share.h"
+
 #include "kernels/products.h"
 
 #include "kernels/dense.h"

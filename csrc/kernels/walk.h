@@ -21,7 +21,8 @@
  *           (barrier)                              dW, dR, db, dx of the chunk
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that
- * share rows wait for each other at every step. Of a single row, one thread may walk the steps while
+ * share rows wait for each other at every step; those that share a single one do something
+ * meanwhile (share.h). Of a single row, one thread may walk the steps while
  * another makes xw (products.h); few rows go another way back (few.h). */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
