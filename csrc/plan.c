@@ -20,7 +20,7 @@
 
 enum {
     BARRIER_CYCLES = 700, /* measured 0.2 us between two cores of one complex */
-    EARLY_CYCLES = 400,   /* a single row's threads have something to do meanwhile: rows.h */
+    EARLY_CYCLES = 400,   /* a single row's threads have something to do meanwhile: share.h */
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,

@@ -48,6 +48,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     }
     NAME(share_blocks)(call, &part, &a);
     NAME(sharing) with = NAME(begin_sharing)(call, &part, tid, &a);
+    /* Of a single row: nobody is met after a step, and all its panels are one tile. */
     const int alone =
         CELL_PHASES == 1 && (units == 1 || with.places) && a.groups == 1 && !call->claims;
     /* Rows packed tightly, part after part; a thread writes only the panels it will read. */
@@ -101,9 +102,10 @@ static void CELL_NAME(_forward)(void *arg, int tid)
                     NAME(early_forward)(call, &part, &a, &with, s);
             } else if (units > 1)
                 NAME(fetch_shared)(a.hprev, n, H);
-            if (a.steady && alone)
+            const int at_once = a.steady && alone;
+            if (at_once)
                 CELL_NAME(_forward_tile)(call, &a, 0, 1, part.p0, (int)(part.p1 - part.p0), 0);
-            for (int phase = 0; phase < CELL_PHASES && !(a.steady && alone); phase++) {
+            for (int phase = 0; phase < CELL_PHASES && !at_once; phase++) {
                 NAME(panel_walk)
                 walk =
                     NAME(begin_panels)(call, &part, tid, &a, n, a.back, call->claims ? ++round : 0);
@@ -201,9 +203,10 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                 NAME(fetch_shared)(a.dg_next, n, row);
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
-            if (a.steady && alone)
+            const int at_once = a.steady && alone;
+            if (at_once)
                 CELL_NAME(_backward_tile)(call, &a, 0, 1, part.p0, (int)(part.p1 - part.p0), 0);
-            for (int phase = 0; phase < CELL_PHASES && !(a.steady && alone); phase++) {
+            for (int phase = 0; phase < CELL_PHASES && !at_once; phase++) {
                 NAME(panel_walk)
                 walk = NAME(begin_panels)(call, &part, tid, &a, n, a.back, 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
