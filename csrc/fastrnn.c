@@ -202,13 +202,13 @@ fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights
     const fr_status status = check_layer(layer);
     if (status != FR_OK)
         return status;
-    if (!packed || !w || !w->w_ih || !w->w_hh || use < 1 || use > 15)
+    if (!packed || !w || !w->w_ih || !w->w_hh || use < 1 || use > 31 || use == FR_USE_ALONE)
         return FR_EARG;
     if (!packed_layout(layer, use, &call.at))
         return FR_EDIM;
     const fr_packed_header header = header_of(layer, use);
     memcpy(packed, &header, sizeof header);
-    call.threads = call.at.bytes < PACK_ALONE ? 1 : fr_get_num_threads();
+    call.threads = use & FR_USE_ALONE || call.at.bytes < PACK_ALONE ? 1 : fr_get_num_threads();
     return fr_team_run(call.threads, typed(layer)->pack, &call);
 }
 
@@ -296,6 +296,14 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
     return (numbers * real_bytes(layer) + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
 }
 
+static fr_plan plan_of(const fr_layer *layer, const fr_seq *seq, int backward, int tokens)
+{
+    const fr_pass pass = backward                      ? FR_PASS_BACKWARD
+                         : tokens || fr_blas_serial() ? FR_PASS_STEPS
+                                                       : FR_PASS_FORWARD;
+    return fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr, pass);
+}
+
 /* Lays a call's scratch out from `base` (NULL: only count). Returns the bytes, 0 if too many. */
 static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int training, int tokens,
                       char *base)
@@ -316,10 +324,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->rows.reverse = seq->reverse != 0;
     call->rows.reset = seq->reset;
     call->blas = fr_blas_serial() != 0;
-    call->plan = fr_make_plan(layer, call->rows.T, seq->B, threads_of(seq), (int)nr,
-                              backward               ? FR_PASS_BACKWARD
-                              : tokens || call->blas ? FR_PASS_STEPS
-                                                     : FR_PASS_FORWARD);
+    call->plan = plan_of(layer, seq, backward, tokens);
     const size_t threads = (size_t)call->plan.threads;
     size_t chunk_rows;
     if (!multiply(&chunk_rows, (size_t)call->plan.chunk, B))
@@ -410,10 +415,14 @@ static int is_few(const fr_layer *layer, const fr_seq *seq)
 
 int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx)
 {
-    const int forward = tokens ? FR_USE_TOKENS : FR_USE_DENSE;
     if (check_layer(layer) != FR_OK || check_seq(seq) != FR_OK)
         return 0;
-    return is_few(layer, seq) ? forward : forward | FR_USE_BACKWARD | (dx ? FR_USE_DX : 0);
+    int use = tokens ? FR_USE_TOKENS : FR_USE_DENSE;
+    if (!is_few(layer, seq))
+        use |= FR_USE_BACKWARD | (dx ? FR_USE_DX : 0);
+    if (plan_of(layer, seq, 0, tokens).threads == 1 && plan_of(layer, seq, 1, tokens).threads == 1)
+        use |= FR_USE_ALONE;
+    return use;
 }
 
 size_t fr_forward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training)

@@ -34,9 +34,12 @@ enum {
     LINE_MADE_AHEAD = 8,  /* cycles for each line of x W that another core has made */
     CORE_BYTES = 1 << 20, /* the most that a core keeps for itself */
     /* A line of weights that several threads read: after an update its next writer takes it from all of
-     * them. Forward is split alike in training, where that takes 10, and in inference, where it costs
-     * nothing. */
-    BOTH_READ_CYCLES = 2,
+     * them, which takes it 24. Forward is split alike in training and in inference, where it costs nothing:
+     * with 2 a line, training of small layers took up to a third longer with two threads than with one, with
+     * 14 hardly more of it is as fast, and inference gains less and less. Of many lines few are still there. */
+    BOTH_READ_CYCLES = 10,
+    BOTH_KEEP_BYTES = 512 << 10,
+    FAR_BOTH_READ_CYCLES = 2,
     /* A thread must save more: handing over is 1 us while it still spins, as in a loop of calls less
      * than 50 us apart; 10 if it is parked. Threads that meet at every step must save more than that:
      * what a step saves is lost as soon as somebody else wants one of the cores. */
@@ -106,7 +109,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     /* What no second-level cache holds comes from further away in any case. */
     const double near_lines = weight_bytes >= FAR_BYTES ? 0 : weight_bytes / 64;
     const double shared =
-        (weight_bytes < CORE_BYTES ? weight_bytes : CORE_BYTES) / 64 * BOTH_READ_CYCLES;
+        (weight_bytes < CORE_BYTES ? weight_bytes : CORE_BYTES) / 64 *
+        (weight_bytes < BOTH_KEEP_BYTES ? BOTH_READ_CYCLES : FAR_BOTH_READ_CYCLES);
     const double crossing =
         backward ? TEAM_CYCLES + near_lines / 2 * CROSSING_CYCLES : 0; /* and a meeting */
     fr_plan best = {.threads = 1, .rows = 1, .units = 1};

@@ -82,7 +82,8 @@ typedef enum fr_use {
     FR_USE_DENSE = 1,    /* forward on x (T,B,I) */
     FR_USE_TOKENS = 2,   /* forward on token ids: a table of I rows, one gathered per token */
     FR_USE_BACKWARD = 4, /* gradients to the states (and the weights) */
-    FR_USE_DX = 8        /* gradient to x as well */
+    FR_USE_DX = 8,       /* gradient to x as well */
+    FR_USE_ALONE = 16    /* calls will be of one thread: what another has packed would come late */
 } fr_use;
 
 size_t fr_packed_bytes(const fr_layer *layer, int use); /* 0: sizes are out of range */

@@ -259,6 +259,24 @@ static void weights_not_packed_for_this_use_are_refused(void)
     free_call(c);
 }
 
+static void a_training_call_says_whether_one_thread_makes_it(void)
+{
+    const fr_layer layer = {FR_LSTM, FR_F32, 64, 64};
+    const fr_seq large = {.T = 50, .B = 50, .threads = 2}, one = {.T = 50, .B = 50, .threads = 1},
+                 small = {.T = 1, .B = 1, .threads = 2};
+    CHECK(!(fr_training_use(&layer, &large, 0, 1) & FR_USE_ALONE), "two threads");
+    CHECK(fr_training_use(&layer, &one, 0, 1) & FR_USE_ALONE, "one thread");
+    CHECK(fr_training_use(&layer, &small, 0, 1) & FR_USE_ALONE, "not worth a second one");
+
+    call *c = new_call();
+    void *packed = pack(c, c->layer, ALL_USES | FR_USE_ALONE);
+    c->forward.packed = c->backward.packed = packed;
+    CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+    CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+    release(packed);
+    free_call(c);
+}
+
 static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
 {
     const fr_layer layer = {FR_RNN_TANH, FR_F32, 100,
@@ -285,7 +303,7 @@ static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const int use =
             fr_training_use(cases[i].layer, &cases[i].seq, cases[i].tokens, cases[i].dx);
-        CHECK(use == cases[i].want, "%s: %d", cases[i].what, use);
+        CHECK((use & ~FR_USE_ALONE) == cases[i].want, "%s: %d", cases[i].what, use);
     }
     CHECK(fr_training_use(NULL, &cases[0].seq, 0, 1) == 0, "no layer");
 
@@ -308,7 +326,8 @@ static void packing_refuses_what_it_cannot_pack(void)
     CHECK(fr_pack(&c->layer, ALL_USES, NULL, &w) == FR_EARG, "no memory");
     CHECK(fr_pack(&c->layer, ALL_USES, c->out[0], NULL) == FR_EARG, "no weights");
     CHECK(fr_pack(&c->layer, 0, c->out[0], &w) == FR_EARG, "use 0");
-    CHECK(fr_pack(&c->layer, 16, c->out[0], &w) == FR_EARG, "use 16");
+    CHECK(fr_pack(&c->layer, FR_USE_ALONE, c->out[0], &w) == FR_EARG, "use for nothing");
+    CHECK(fr_pack(&c->layer, 32, c->out[0], &w) == FR_EARG, "use 32");
     CHECK(fr_pack(&huge, FR_USE_DENSE, c->out[0], &w) == FR_EDIM, "huge");
     w.w_hh = NULL;
     CHECK(fr_pack(&c->layer, ALL_USES, c->out[0], &w) == FR_EARG, "no recurrent weights");
@@ -564,6 +583,7 @@ int main(void)
     RUN(weights_packed_for_another_instruction_set_are_refused);
     RUN(weights_not_packed_for_this_use_are_refused);
     RUN(a_training_call_of_a_few_rows_needs_only_what_forward_reads);
+    RUN(a_training_call_says_whether_one_thread_makes_it);
     RUN(packing_refuses_what_it_cannot_pack);
     RUN(sizes_that_overflow_are_answered_by_0);
     RUN(scratch_asked_for_with_threads_does_not_change_with_the_setting);

@@ -26,7 +26,7 @@ cdef extern from "fastrnn.h" nogil:
         FR_F32
         FR_F64
 
-    int FR_USE_DENSE, FR_USE_TOKENS, FR_USE_BACKWARD, FR_USE_DX, FR_MAX_THREADS
+    int FR_USE_DENSE, FR_USE_TOKENS, FR_USE_BACKWARD, FR_USE_DX, FR_USE_ALONE, FR_MAX_THREADS
     const char *FASTRNN_VERSION
 
     ctypedef struct fr_layer:

@@ -68,7 +68,7 @@ cdef class Cell:
         cdef Packed p = self.packed
         cdef fr_status status
         if p is not None and p.stamp == stamp and p.blas == _blas_serial:
-            if p.use & use == use:
+            if (p.use | FR_USE_ALONE) & use == use:  # it says only who should pack
                 return p
             use |= p.use
         # Unless a tape still needs it, the old block is taken again: it is in the cache.
