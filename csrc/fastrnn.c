@@ -298,9 +298,9 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
 
 static fr_plan plan_of(const fr_layer *layer, const fr_seq *seq, int backward, int tokens)
 {
-    const fr_pass pass = backward                      ? FR_PASS_BACKWARD
+    const fr_pass pass = backward                     ? FR_PASS_BACKWARD
                          : tokens || fr_blas_serial() ? FR_PASS_STEPS
-                                                       : FR_PASS_FORWARD;
+                                                      : FR_PASS_FORWARD;
     return fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr, pass);
 }
 
