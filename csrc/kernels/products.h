@@ -63,6 +63,59 @@ static ptrdiff_t NAME(x_rows)(const fr_call *call, const fr_part *part, int64_t 
     return n;
 }
 
+/* ---- x W made on the way: weave.h ---- */
+
+/* The whole panels of a part. A narrow one, the last of a layer, would take as long as a whole one. */
+FR_INLINE ptrdiff_t NAME(whole_panels)(const fr_call *call, const fr_part *part)
+{
+    const ptrdiff_t whole = call->layer.hidden_size / NR;
+    return (part->p1 < whole ? part->p1 : whole) - part->p0;
+}
+
+/* Whether a part's x W is woven into its steps: where a step's weights come from further away than the
+ * first-level cache, and there are steps to come. With 96 KB of them nothing is gained, with 128 2%, with
+ * 256 7% and more. Input weights are then read every 16 steps, which is too often if the third level
+ * does not keep them: LSTM H = 1024 +25%. */
+static int NAME(weaves)(const fr_call *call, const fr_part *part)
+{
+    enum { MOST = 10 << 20 };
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const int64_t T = call->rows.T, kept = T < 2 * FR_WEAVE_STEPS ? T : 2 * FR_WEAVE_STEPS;
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size,
+                    unit = cell->gates * (ptrdiff_t)sizeof(real);
+    return FR_WEAVES && call->rows.B == 1 && !call->rows.len && !call->rows.reset && call->x.p &&
+           !call->blas && !call->plan.ahead && !call->claims && cell->phases == 1 &&
+           T > FR_WEAVE_STEPS && call->plan.chunk >= kept &&
+           NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
+           call->Hp * (H + I) * unit <= MOST;
+}
+
+/* Steps from s on, whose rows of xw are to be made while those before them are walked. What is not woven
+ * is made now. */
+static void NAME(begin_weave)(const fr_call *call, const fr_part *part, int64_t s, real *xw,
+                              NAME(weave) * w)
+{
+    const int64_t left = call->rows.T - s;
+    memset(w, 0, offsetof(NAME(weave), sums));
+    if (left <= 0)
+        return;
+    w->rows = left < FR_WEAVE_STEPS ? left : FR_WEAVE_STEPS;
+    w->xw = xw;
+    w->ld = call->xw_row;
+    w->W = (const real *)(call->packed + call->at.W);
+    w->bias = (const real *)(call->packed + call->at.bias);
+    w->I = call->layer.input_size;
+    w->Hp = call->Hp;
+    w->gates = fr_cells[call->layer.cell].gates;
+    w->p = part->p0;
+    w->blocks = NAME(whole_panels)(call, part) * w->gates;
+    NAME(x_rows)(call, part, s, s + w->rows, w->x);
+    for (ptrdiff_t m = w->rows; m < FR_WEAVE_STEPS; m++)
+        w->x[m] = w->x[0];
+    NAME(input_product)
+    (call, xw, w->x, w->rows, part->p0 + NAME(whole_panels)(call, part), part->p1);
+}
+
 /* ---- x W made ahead ----
  *
  * The rows of a chunk are cut into tiles. Thread 1 takes one after the other; thread 0 walks the steps

@@ -26,7 +26,8 @@ typedef struct NAME(row_arrays) {
      * to be made. */
     real *early; /* [gate][Hp]; backward [Hp] */
     ptrdiff_t own0, own1, early0, early1;
-    int back; /* this step takes its weights from the last to the first */
+    NAME(weave) * weave; /* forward: x W of later steps, made on the way, or NULL */
+    int back;            /* this step takes its weights from the last to the first */
     /* what a single row takes at once: see share_blocks */
     int blocks_at_once;
     ptrdiff_t panels_at_once, groups; /* of panels, in this thread's part */
@@ -53,6 +54,7 @@ static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_array
         *slot[i] = next;
     a->steady = 0;
     a->early = NULL;
+    a->weave = NULL;
     return next;
 }
 
@@ -430,6 +432,18 @@ FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const 
                                 ptrdiff_t columns)
 {
     const int most = rows->blocks_at_once, groups = (w + most - 1) / most;
+    if (NAME(is_weaving)(rows->weave)) {
+        for (int i = 0; i < w; i++) {
+            const int n = rows->back ? w - 1 - i : i;
+            const real *init[1] = {first + n * NR}, *R = b + n * stride;
+            if (NAME(is_weaving)(rows->weave) && columns - n * NR >= NR)
+                NAME(woven_product)(rows->weave, out + n * NR, *init, a, K, R);
+            else
+                NAME(tile)
+            [NAME(tile_width)(columns - n * NR)][0](out + n * NR, NR, init, 0, &a, 0, K, R);
+        }
+        return;
+    }
     for (int i = 0; i < groups; i++) {
         const int n0 = most * (rows->back ? groups - 1 - i : i);
         int n = w - n0 < most ? w - n0 : most;
@@ -530,6 +544,13 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
                     p * fr_cells[call->layer.cell].gates * block + k0 * NR;
     const real *a[1] = {h + k0};
     const int most = rows->blocks_at_once;
+    if (NAME(is_weaving)(rows->weave) && H - p * NR >= NR) {
+        for (int i = 0; i < gates; i++) {
+            const int g = rows->back ? gates - 1 - i : i;
+            NAME(woven_product)(rows->weave, out + g * ldo, first[g], *a, K, R + g * block);
+        }
+        return;
+    }
     if (most >= gates && gates > 1) {
         NAME(row)[NAME(half_panel)(H - p * NR)][gates - 2](out, ldo, first, *a, K, R, block);
         return;

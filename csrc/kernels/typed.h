@@ -14,6 +14,8 @@
 
 #include "kernels/few.h"
 
+#include "kernels/weave.h"
+
 #include "kernels/rows.h"
 
 #include "kernels/share.h"

@@ -22,8 +22,8 @@
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that
  * share rows wait for each other at every step; those that share a single one do something
- * meanwhile (share.h). Of a single row, one thread may walk the steps while
- * another makes xw (products.h); few rows go another way back (few.h). */
+ * meanwhile (share.h). A single row's xw may be made by another thread while one walks the steps
+ * (products.h), or on the way (weave.h); few rows go another way back (few.h). */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
 #ifndef CELL_WHOLE_DC
@@ -55,6 +55,11 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     real *xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
     unsigned round = 0;
     int64_t tiles = 0; /* of x W made ahead, in chunks that are done */
+    NAME(weave) weave;
+    const int weaves = NAME(weaves)(call, &part);
+    const int64_t chunk = weaves ? FR_WEAVE_STEPS : call->plan.chunk;
+    if (weaves)
+        a.weave = &weave;
 
     if (cell->has_c && u1 > u0)
         for (int64_t q = 0; q < part.nj; q++) {
@@ -65,23 +70,28 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         }
     if (call->claims) /* who takes over a panel reads its c */
         fr_meet(sharers, units, unit);
-    for (int64_t s0 = 0; s0 < rows->T; s0 += call->plan.chunk) {
-        const int64_t s1 = rows->T - s0 < call->plan.chunk ? rows->T : s0 + call->plan.chunk;
+    for (int64_t s0 = 0; s0 < rows->T; s0 += chunk) {
+        const int64_t s1 = rows->T - s0 < chunk ? rows->T : s0 + chunk;
         ptrdiff_t used = 0; /* rows of xw that the recurrence has consumed */
         ptrdiff_t xw_rows = 0, tile = 0, fetched = 0;
+        const ptrdiff_t odd = weaves ? s0 / FR_WEAVE_STEPS & 1 : 0; /* two groups of rows in turn */
+        real *const xw0 = xw + odd * FR_WEAVE_STEPS * call->xw_row;
+        if (weaves)
+            NAME(begin_weave)
+        (call, &part, s1, xw + (1 - odd) * FR_WEAVE_STEPS * call->xw_row, &weave);
         if (!call->tokens.p) {
             const ptrdiff_t n = NAME(x_rows)(call, &part, s0, s1, x);
             xw_rows = n;
-            if (call->plan.ahead) {
-                /* tile by tile, below */
+            if (call->plan.ahead || (weaves && s0 > 0)) {
+                /* tile by tile, below, or made on the way */
             } else if (call->blas) {
                 NAME(input_product_blas)
-                (call, xw, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
+                (call, xw0, x, n, part.p0, part.p1, (real *)(call->work + tid * call->work_stride));
             } else {
                 NAME(panel_walk)
                 walk = NAME(begin_panels)(call, &part, tid, &a, n, 0, call->claims ? ++round : 0);
                 for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));)
-                    NAME(input_product)(call, xw, x, n, p, p + w);
+                    NAME(input_product)(call, xw0, x, n, p, p + w);
             }
             if (call->claims) /* and its xw */
                 fr_meet(sharers, units, unit);
@@ -89,9 +99,9 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         for (int64_t s = s0; s < s1; s++) {
             ptrdiff_t n = 1;
             if (a.steady)
-                NAME(next_row)(call, &part, s, xw + used * call->xw_row, &a);
+                NAME(next_row)(call, &part, s, xw0 + used * call->xw_row, &a);
             else
-                n = NAME(forward_rows)(call, &part, s, xw + used * call->xw_row, &a);
+                n = NAME(forward_rows)(call, &part, s, xw0 + used * call->xw_row, &a);
             used += n;
             if (call->plan.ahead)
                 for (; NAME(row_of_tile)(xw_rows, tile) < used; tile++)
@@ -121,6 +131,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
             if (with.places)
                 fr_tell(&with.places[tid], s + 1);
         }
+        if (weaves)
+            NAME(finish_weave)(&weave);
         tiles += tile;
         if (call->plan.ahead)
             fr_tell(&call->ahead[2], s0 / call->plan.chunk + 1);

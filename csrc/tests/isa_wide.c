@@ -4,4 +4,5 @@
 #define FR_VBYTES 64
 #define FR_NV 2
 #define FR_MR 8
+#define FR_WEAVE_FAR 0 /* weights of any size are far away */
 #include "kernels/kernels.h"
