@@ -23,12 +23,13 @@ CELLS = {
 STACK = {"num_layers": 2, "bidirectional": True}
 
 # (T, B, I, H) worth several threads: rows shared out, hidden units shared out, both in a grid, x W
-# made ahead of the steps.
+# made ahead of the steps, or on the way.
 SPLITS = {
     "rows": (9, 34, 20, 70),
     "units": (6, 1, 30, 260),
     "grid": (6, 12, 8, 130),
     "ahead": (40, 1, 150, 26),
+    "woven": (37, 1, 40, 200),
 }
 
 
