@@ -76,7 +76,7 @@ FR_INLINE ptrdiff_t NAME(whole_panels)(const fr_call *call, const fr_part *part)
  * first-level cache, and there are steps to come. With 96 KB of them nothing is gained, with 128 2%, with
  * 256 7% and more. Input weights are then read every 16 steps, which is too often if the third level
  * does not keep them: LSTM H = 1024 +25%. */
-static int NAME(weaves)(const fr_call *call, const fr_part *part)
+FR_NOINLINE int NAME(weaves)(const fr_call *call, const fr_part *part)
 {
     enum { MOST = 10 << 20 };
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
@@ -92,8 +92,8 @@ static int NAME(weaves)(const fr_call *call, const fr_part *part)
 
 /* Steps from s on, whose rows of xw are to be made while those before them are walked. What is not woven
  * is made now. */
-static void NAME(begin_weave)(const fr_call *call, const fr_part *part, int64_t s, real *xw,
-                              NAME(weave) * w)
+FR_NOINLINE void NAME(begin_weave)(const fr_call *call, const fr_part *part, int64_t s, real *xw,
+                                   NAME(weave) * w)
 {
     const int64_t left = call->rows.T - s;
     memset(w, 0, offsetof(NAME(weave), sums));

@@ -425,6 +425,37 @@ FR_INLINE int NAME(all_zero)(const fr_call *call, const real *const *rows, int h
     return 1;
 }
 
+/* row_panels and, below, row_gates, with x W of later steps made on the way. A narrow panel by itself:
+ * nothing is woven into it. */
+FR_NOINLINE void NAME(woven_panels)(const NAME(row_arrays) * rows, real *out, const real *first,
+                                    const real *a, ptrdiff_t K, const real *b, ptrdiff_t stride,
+                                    int w, ptrdiff_t columns)
+{
+    for (int i = 0; i < w; i++) {
+        const int n = rows->back ? w - 1 - i : i;
+        const real *init[1] = {first + n * NR}, *R = b + n * stride;
+        if (NAME(is_weaving)(rows->weave) && columns - n * NR >= NR)
+            NAME(woven_product)(rows->weave, out + n * NR, *init, a, K, R);
+        else
+            NAME(tile)
+        [NAME(tile_width)(columns - n * NR)][0](out + n * NR, NR, init, 0, &a, 0, K, R);
+    }
+}
+
+FR_NOINLINE void NAME(woven_gates)(const NAME(row_arrays) * rows, real *out, ptrdiff_t ldo,
+                                   const real *const *first, const real *a, ptrdiff_t K,
+                                   const real *R, ptrdiff_t block, int gates)
+{
+    for (int i = 0; i < gates; i++) {
+        const int g = rows->back ? gates - 1 - i : i;
+        if (NAME(is_weaving)(rows->weave))
+            NAME(woven_product)(rows->weave, out + g * ldo, first[g], a, K, R + g * block);
+        else
+            NAME(tile)
+        [NAME(full)][0](out + g * ldo, NR, first + g, 0, &a, 0, K, R + g * block);
+    }
+}
+
 /* out[0..w*NR) = first + a[0..K) times the blocks of w panels, `stride` apart, for a single row; at most
  * rows->blocks_at_once of them side by side. `columns` are those from the first panel on. */
 FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const real *first,
@@ -433,15 +464,7 @@ FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const 
 {
     const int most = rows->blocks_at_once, groups = (w + most - 1) / most;
     if (NAME(is_weaving)(rows->weave)) {
-        for (int i = 0; i < w; i++) {
-            const int n = rows->back ? w - 1 - i : i;
-            const real *init[1] = {first + n * NR}, *R = b + n * stride;
-            if (NAME(is_weaving)(rows->weave) && columns - n * NR >= NR)
-                NAME(woven_product)(rows->weave, out + n * NR, *init, a, K, R);
-            else
-                NAME(tile)
-            [NAME(tile_width)(columns - n * NR)][0](out + n * NR, NR, init, 0, &a, 0, K, R);
-        }
+        NAME(woven_panels)(rows, out, first, a, K, b, stride, w, columns);
         return;
     }
     for (int i = 0; i < groups; i++) {
@@ -545,10 +568,7 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
     const real *a[1] = {h + k0};
     const int most = rows->blocks_at_once;
     if (NAME(is_weaving)(rows->weave) && H - p * NR >= NR) {
-        for (int i = 0; i < gates; i++) {
-            const int g = rows->back ? gates - 1 - i : i;
-            NAME(woven_product)(rows->weave, out + g * ldo, first[g], *a, K, R + g * block);
-        }
+        NAME(woven_gates)(rows, out, ldo, first, *a, K, R, block, gates);
         return;
     }
     if (most >= gates && gates > 1) {

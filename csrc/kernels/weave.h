@@ -152,7 +152,7 @@ FR_NOINLINE void NAME(woven_product)(NAME(weave) * w, real *out, const real *fir
 }
 
 /* What the group has left to do. */
-static void NAME(finish_weave)(NAME(weave) * w)
+FR_NOINLINE void NAME(finish_weave)(NAME(weave) * w)
 {
     for (; w->block < w->blocks; NAME(end_block)(w)) {
         if (w->k == 0)
