@@ -27,8 +27,8 @@ AXES = matrix.TORCH_AXES | {
     "tokens": (False, True),
 }
 
-# (T, B, I, H) where one thread is not enough: rows to split, units to split, both, ragged tails; and
-# where x W of a single row is made on the way, all of it or as much as the steps leave time for.
+# (T, B, I, H) where one thread is not enough: rows to split, units to split, both, ragged tails;
+# and where x W of a single row is made on the way, all of it or what the steps leave time for.
 LARGE = (
     *((20, 1, 64, 300), (9, 34, 70, 257), (3, 130, 33, 130), (40, 2, 5, 384), (70, 35, 16, 96)),
     *((37, 1, 30, 200), (45, 1, 330, 264)),
