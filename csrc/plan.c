@@ -121,7 +121,7 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                                               : BACKWARD_ROWS;
     if (!backward && weight_bytes > FAR_FORWARD_BYTES && want < FAR_FORWARD_ROWS)
         want = FAR_FORWARD_ROWS;
-    if (!backward && want < 2 * FR_WEAVE_STEPS)
+    if (!backward && B == 1 && want < 2 * FR_WEAVE_STEPS) /* two groups in turn: kernels/weave.h */
         want = 2 * FR_WEAVE_STEPS;
     best.chunk = B > 0 ? (want + B - 1) / B : 1;
     if (best.chunk > steps)

@@ -63,7 +63,7 @@ static ptrdiff_t NAME(x_rows)(const fr_call *call, const fr_part *part, int64_t 
     return n;
 }
 
-/* ---- x W made on the way: weave.h ---- */
+/* ---- products made on the way: weave.h ---- */
 
 /* The whole panels of a part. A narrow one, the last of a layer, would take as long as a whole one. */
 FR_INLINE ptrdiff_t NAME(whole_panels)(const fr_call *call, const fr_part *part)
@@ -72,48 +72,94 @@ FR_INLINE ptrdiff_t NAME(whole_panels)(const fr_call *call, const fr_part *part)
     return (part->p1 < whole ? part->p1 : whole) - part->p0;
 }
 
-/* Whether a part's x W is woven into its steps: where a step's weights come from further away than the
- * first-level cache, and there are steps to come. With 96 KB of them nothing is gained, with 128 2%, with
- * 256 7% and more. Input weights are then read every 16 steps, which is too often if the third level
+/* Whether products of a part are woven into its steps: where a step's weights come from further away than
+ * the first-level cache, and there are steps to come. With 96 KB of them nothing is gained, with 128 2%,
+ * with 256 7% and more. Input weights are then read every 16 steps, which is too often if the third level
  * does not keep them: LSTM H = 1024 +25%. */
-FR_NOINLINE int NAME(weaves)(const fr_call *call, const fr_part *part)
+FR_INLINE int NAME(may_weave)(const fr_call *call, const fr_part *part)
 {
     enum { MOST = 10 << 20 };
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const int64_t T = call->rows.T, kept = T < 2 * FR_WEAVE_STEPS ? T : 2 * FR_WEAVE_STEPS;
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size,
                     unit = cell->gates * (ptrdiff_t)sizeof(real);
-    return FR_WEAVES && call->rows.B == 1 && !call->rows.len && !call->rows.reset && call->x.p &&
-           !call->blas && !call->plan.ahead && !call->claims && cell->phases == 1 &&
-           T > FR_WEAVE_STEPS && call->plan.chunk >= kept &&
+    return FR_WEAVES && call->rows.B == 1 && !call->rows.len && !call->rows.reset && !call->blas &&
+           cell->phases == 1 && call->rows.T > FR_WEAVE_STEPS &&
            NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
            call->Hp * (H + I) * unit <= MOST;
 }
 
+/* x W, forward. */
+FR_NOINLINE int NAME(weaves_xw)(const fr_call *call, const fr_part *part)
+{
+    const int64_t T = call->rows.T, kept = T < 2 * FR_WEAVE_STEPS ? T : 2 * FR_WEAVE_STEPS;
+    return NAME(may_weave)(call, part) && call->x.p && !call->plan.ahead && !call->claims &&
+           call->plan.chunk >= kept;
+}
+
+/* dx, backward: the same for all threads, whose shares of dx do not depend on their panels of h. */
+FR_NOINLINE int NAME(weaves_dx)(const fr_call *call)
+{
+    const fr_part first = fr_plan_part(&call->plan, &call->rows, call->Hp / NR, 0);
+    return NAME(may_weave)(call, &first) && call->dx.p && call->layer.input_size >= NR &&
+           !call->few && !call->looks && (call->plan.units == 1 || call->early);
+}
+
+/* What both have in common; the rest is zeros. */
+FR_INLINE void NAME(clear_weave)(const fr_call *call, NAME(weave) * w)
+{
+    memset(w, 0, offsetof(NAME(weave), sums));
+    w->Hp = call->Hp;
+    w->gates = fr_cells[call->layer.cell].gates;
+}
+
+FR_INLINE void NAME(repeat_rows)(NAME(weave) * w)
+{
+    for (ptrdiff_t m = w->rows; m < FR_WEAVE_STEPS; m++)
+        w->x[m] = w->x[0];
+}
+
 /* Steps from s on, whose rows of xw are to be made while those before them are walked. What is not woven
  * is made now. */
-FR_NOINLINE void NAME(begin_weave)(const fr_call *call, const fr_part *part, int64_t s, real *xw,
-                                   NAME(weave) * w)
+FR_NOINLINE void NAME(weave_xw)(const fr_call *call, const fr_part *part, int64_t s, real *xw,
+                                NAME(weave) * w)
 {
     const int64_t left = call->rows.T - s;
-    memset(w, 0, offsetof(NAME(weave), sums));
+    NAME(clear_weave)(call, w);
     if (left <= 0)
         return;
     w->rows = left < FR_WEAVE_STEPS ? left : FR_WEAVE_STEPS;
-    w->xw = xw;
+    w->out = xw;
     w->ld = call->xw_row;
     w->W = (const real *)(call->packed + call->at.W);
     w->bias = (const real *)(call->packed + call->at.bias);
-    w->I = call->layer.input_size;
-    w->Hp = call->Hp;
-    w->gates = fr_cells[call->layer.cell].gates;
+    w->K = call->layer.input_size;
     w->p = part->p0;
     w->blocks = NAME(whole_panels)(call, part) * w->gates;
     NAME(x_rows)(call, part, s, s + w->rows, w->x);
-    for (ptrdiff_t m = w->rows; m < FR_WEAVE_STEPS; m++)
-        w->x[m] = w->x[0];
+    NAME(repeat_rows)(w);
     NAME(input_product)
     (call, xw, w->x, w->rows, part->p0 + NAME(whole_panels)(call, part), part->p1);
+}
+
+/* The 16 steps from s on have been walked, by all threads: the share of thread `one` of `those` in the
+ * whole panels of their dx is made while those before them are. dg: their dG, back to back. */
+FR_NOINLINE void NAME(weave_dx)(const fr_call *call, int64_t s, const real *dg, int one, int those,
+                                NAME(weave) * w)
+{
+    const ptrdiff_t panels = call->layer.input_size / NR;
+    NAME(clear_weave)(call, w);
+    w->rows = FR_WEAVE_STEPS;
+    for (ptrdiff_t m = 0; m < w->rows; m++)
+        w->x[m] = dg + m * call->dg_row;
+    w->out = (real *)NAME(at)(&call->dx, fr_time(&call->rows, s, 0), 0);
+    w->ld = call->rows.reverse ? -call->dx.st : call->dx.st;
+    w->W = (const real *)(call->packed + call->at.Wb);
+    w->bias = (const real *)call->zeros;
+    w->K = call->layer.hidden_size;
+    w->dx = 1;
+    w->add = call->dx_add;
+    w->p = panels * one / those;
+    w->blocks = (panels * (one + 1) / those - w->p) * w->gates;
 }
 
 /* ---- x W made ahead ----
@@ -198,9 +244,9 @@ FR_INLINE void NAME(fetch_columns)(const real *first, ptrdiff_t width)
     FR_PREFETCH(first + columns - 1);
 }
 
-/* dx[r] (+)= dG[r] W for n rows; only the slots that feed the input weights. */
+/* dx[r] (+)= dG[r] W for n rows, from panel p0 on; only the slots that feed the input weights. */
 static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *const *dg,
-                             ptrdiff_t n)
+                             ptrdiff_t n, ptrdiff_t p0)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
@@ -212,7 +258,7 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
         init[m] = (const real *)call->zeros;
         pre_row[m] = pre + m * NR;
     }
-    for (ptrdiff_t p = 0; p * NR < I; p++) {
+    for (ptrdiff_t p = p0; p * NR < I; p++) {
         const ptrdiff_t width = I - p * NR;
         const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p);
         for (ptrdiff_t r = 0, h; r < n; r += h) {
@@ -578,15 +624,20 @@ static void NAME(dx_of_few)(const fr_call *call, real *const *dx, const real *co
 }
 
 /* The share of thread `one` of `those` in a chunk's products of n rows: weight gradients by units, dx
- * by rows, of a few rows by columns. The dG of all n rows must be complete. */
+ * by rows, of a few rows by columns. The dG of all n rows must be complete. Of the rows from `woven` on, dx
+ * has been made on the way, but for a narrow panel. */
 static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
-                                 int one, int those, const fr_sums *sums, real *work)
+                                 ptrdiff_t woven, int one, int those, const fr_sums *sums,
+                                 real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].rh_slot ? c->rh : NULL;
     const real *const *x = call->x.p ? c->x : NULL;
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
     const ptrdiff_t u0 = H * one / those, u1 = H * (one + 1) / those;
     const ptrdiff_t r0 = n * one / those, r1 = n * (one + 1) / those;
+    const ptrdiff_t w0 = woven + (n - woven) * one / those,
+                    w1 = woven + (n - woven) * (one + 1) / those;
+    const ptrdiff_t m0 = woven * one / those, m1 = woven * (one + 1) / those;
     if (call->grads.w_ih && u1 > u0) {
         if (call->blas)
             NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
@@ -600,7 +651,9 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
             NAME(dx_product_blas)(call, c->dx + r0, c->dg + r0, r1 - r0, work);
         else if (call->few)
             NAME(dx_of_few)(call, c->dx, c->dg, n, I * one / those, I * (one + 1) / those);
-        else
-            NAME(dx_product)(call, c->dx + r0, c->dg + r0, r1 - r0);
+        else {
+            NAME(dx_product)(call, c->dx + m0, c->dg + m0, m1 - m0, 0);
+            NAME(dx_product)(call, c->dx + w0, c->dg + w0, w1 - w0, I / NR);
+        }
     }
 }

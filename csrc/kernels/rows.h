@@ -26,7 +26,7 @@ typedef struct NAME(row_arrays) {
      * to be made. */
     real *early; /* [gate][Hp]; backward [Hp] */
     ptrdiff_t own0, own1, early0, early1;
-    NAME(weave) * weave; /* forward: x W of later steps, made on the way, or NULL */
+    NAME(weave) * weave; /* x W of later steps, or dx of earlier ones, made on the way; or NULL */
     int back;            /* this step takes its weights from the last to the first */
     /* what a single row takes at once: see share_blocks */
     int blocks_at_once;
@@ -425,7 +425,7 @@ FR_INLINE int NAME(all_zero)(const fr_call *call, const real *const *rows, int h
     return 1;
 }
 
-/* row_panels and, below, row_gates, with x W of later steps made on the way. A narrow panel by itself:
+/* row_panels and, below, row_gates, with other products made on the way: weave.h. A narrow panel by itself:
  * nothing is woven into it. */
 FR_NOINLINE void NAME(woven_panels)(const NAME(row_arrays) * rows, real *out, const real *first,
                                     const real *a, ptrdiff_t K, const real *b, ptrdiff_t stride,
@@ -661,7 +661,7 @@ FR_INLINE void NAME(transposed_tile)(const fr_call *call, const NAME(row_arrays)
     const real *Rb = (const real *)(call->packed + call->at.Rb) + (p * cell->gates + g) * H * NR;
     if (call->few) {
         NAME(transposed_few)(call, out, init, ioff, rows, h, p, w, g, g + 1);
-    } else if (w > 1 || a->early) {
+    } else if (w > 1 || a->early || a->weave) {
         NAME(row_product)
         (a, out, init[0] + ioff, rows[0] + roff, H, Rb, cell->gates * H * NR, p, w, H - p * NR);
     } else {

@@ -23,7 +23,7 @@
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that
  * share rows wait for each other at every step; those that share a single one do something
  * meanwhile (share.h). A single row's xw may be made by another thread while one walks the steps
- * (products.h), or on the way (weave.h); few rows go another way back (few.h). */
+ * (products.h), or on the way, and so may its dx (weave.h); few rows go another way back (few.h). */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
 #ifndef CELL_WHOLE_DC
@@ -56,7 +56,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     unsigned round = 0;
     int64_t tiles = 0; /* of x W made ahead, in chunks that are done */
     NAME(weave) weave;
-    const int weaves = NAME(weaves)(call, &part);
+    const int weaves = NAME(weaves_xw)(call, &part);
     const int64_t chunk = weaves ? FR_WEAVE_STEPS : call->plan.chunk;
     if (weaves)
         a.weave = &weave;
@@ -77,7 +77,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         const ptrdiff_t odd = weaves ? s0 / FR_WEAVE_STEPS & 1 : 0; /* two groups of rows in turn */
         real *const xw0 = xw + odd * FR_WEAVE_STEPS * call->xw_row;
         if (weaves)
-            NAME(begin_weave)
+            NAME(weave_xw)
         (call, &part, s1, xw + (1 - odd) * FR_WEAVE_STEPS * call->xw_row, &weave);
         if (!call->tokens.p) {
             const ptrdiff_t n = NAME(x_rows)(call, &part, s0, s1, x);
@@ -172,6 +172,8 @@ static void CELL_NAME(_backward)(void *arg, int tid)
     NAME(share_blocks)(call, &part, &a);
     NAME(sharing) with = NAME(begin_sharing)(call, &part, tid, &a);
     const int alone = CELL_PHASES == 1 && (units == 1 || with.places) && a.groups == 1;
+    NAME(weave) weave;
+    const int weaves = NAME(weaves_dx)(call);
 
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
         const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
@@ -199,6 +201,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             mine += NAME(rows_in_chunk)(call, &other, s0, s1) * row;
         }
         real *dg = mine + NAME(rows_in_chunk)(call, &part, s0, s1) * row;
+        int64_t woven = s1; /* dx of the steps from here on is made on the way */
         for (int64_t s = s1 - 1; s >= s0; s--) {
             dg -= fr_part_active(&part, fr_active(rows, s)) * row;
             ptrdiff_t n = 1;
@@ -213,6 +216,13 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                     NAME(early_backward)(call, &part, &a, &with, steps, CELL_DH_GATES);
             } else if (units > 1)
                 NAME(fetch_shared)(a.dg_next, n, row);
+            if (weaves && woven - s > FR_WEAVE_STEPS) { /* and all threads are through with them */
+                if (woven < s1)
+                    NAME(finish_weave)(&weave);
+                woven = s + 1;
+                NAME(weave_dx)(call, woven, dg_after, one, those, &weave);
+                a.weave = &weave;
+            }
             if (call->looks)
                 NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
             const int at_once = a.steady && alone;
@@ -234,13 +244,17 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             if (with.places)
                 fr_tell(&with.places[tid], rows->T - s);
         }
+        if (woven < s1)
+            NAME(finish_weave)(&weave);
+        a.weave = NULL;
         if (those > 1)
             fr_meet(call->own ? sharers : call->everybody, those, one);
         const ptrdiff_t n =
             call->own ? NAME(fill_chunk)(call, s0, s1, me, me + 1, mine, &rows_of)
                       : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, buffer, &rows_of);
         NAME(chunk_products)
-        (call, &rows_of, n, one, those, &sums, (real *)(call->work + tid * call->work_stride));
+        (call, &rows_of, n, n - (s1 - woven), one, those, &sums,
+         (real *)(call->work + tid * call->work_stride));
     }
     if (call->own) {
         fr_meet(call->everybody, threads, tid);

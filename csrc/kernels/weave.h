@@ -1,5 +1,4 @@
-/* weave.h: x W of the steps to come, made while the recurrent product of a single row waits for its
- * weights.
+/* weave.h: products of many rows, made while the recurrent product of a single row waits for its weights.
  *
  * A single row reads every recurrent weight once a step, from the second-level cache if they are many:
  * 32 bytes a cycle, which keeps the multipliers half busy. x W of many rows is made from registers and
@@ -10,9 +9,10 @@
  *     for each panel and gate of the step:      R  |--- read, from the first unit of h to the last ---|
  *                                               W  |--- 1/16 of a block, for rows 0..7 --|-- 8..15 --|
  *
- * Steps go in groups of 16; during one, the rows of xw for the next are made, block (a panel of a gate)
- * after block. Their sums wait in `sums` for the next call. What is left at the end of a group is made at
- * once. The sums are added up in the same order as those of a tile.
+ * Steps go in groups of 16. Forward, the rows of xw for the next group are made during one; backward, the
+ * rows of dx of the group that has just been walked. Block (a panel of a gate) comes after block. Their
+ * sums wait in `sums` for the next call. What is left at the end of a group is made at once. The sums are
+ * added up in the same order as those of a tile.
  *
  * Only where there are registers for it: 16 accumulators beside those of the recurrent product. */
 
@@ -23,14 +23,17 @@
 enum { NAME(woven_rows) = FR_WEAVE_STEPS / 2 }; /* of a tile */
 
 typedef struct NAME(weave) {
-    const real *x[FR_WEAVE_STEPS]; /* the rows to come; others, if there are fewer */
+    const real *x[FR_WEAVE_STEPS]; /* the rows; if there are fewer, one of them again */
     ptrdiff_t rows;                /* how many there are */
-    real *xw;                      /* where their products belong, `ld` apart */
+    real *out;                     /* where their products belong, `ld` apart */
     ptrdiff_t ld;
-    const real *W, *bias;      /* [panel][gate][I][NR], [gate][Hp] */
-    ptrdiff_t I, Hp, gates, p; /* p: this thread's first panel */
-    ptrdiff_t block, blocks;   /* the one in `sums`, and how many there are */
-    ptrdiff_t k;               /* its inputs that have been added */
+    const real *W;    /* [panel][gate][K][NR] */
+    const real *bias; /* [gate][Hp]; backward, zeros */
+    ptrdiff_t K, Hp, gates;
+    ptrdiff_t p; /* this thread's first panel */
+    int dx, add; /* dx: one sum of all gates, whose rows x has side by side; add: added to out */
+    ptrdiff_t block, blocks; /* the one in `sums`, and how many there are */
+    ptrdiff_t k;             /* its inputs that have been added */
     _Alignas(64) real sums[FR_WEAVE_STEPS * NR];
 } NAME(weave);
 
@@ -39,28 +42,46 @@ FR_INLINE int NAME(is_weaving)(const NAME(weave) * w)
     return FR_WEAVES && w && w->block < w->blocks;
 }
 
-/* Of the block in `sums`: its columns in xw and bias, its weights. */
+/* Of the block in `sums`: its gate, its columns in a row of out, its weights and inputs. */
+FR_INLINE ptrdiff_t NAME(woven_gate)(const NAME(weave) * w)
+{
+    return w->block % w->gates;
+}
+
 FR_INLINE ptrdiff_t NAME(woven_column)(const NAME(weave) * w)
 {
-    return w->block % w->gates * w->Hp + (w->p + w->block / w->gates) * NR;
+    return (w->dx ? 0 : NAME(woven_gate)(w) * w->Hp) + (w->p + w->block / w->gates) * NR;
 }
 
 FR_INLINE const real *NAME(woven_weights)(const NAME(weave) * w)
 {
-    return w->W + ((w->p * w->gates + w->block) * w->I + w->k) * NR;
+    return w->W + ((w->p * w->gates + w->block) * w->K + w->k) * NR;
+}
+
+FR_INLINE ptrdiff_t NAME(woven_inputs)(const NAME(weave) * w)
+{
+    return (w->dx ? NAME(woven_gate)(w) * w->Hp : 0) + w->k;
 }
 
 /* Before the first inputs of a block, and after the last. */
 FR_INLINE void NAME(begin_block)(NAME(weave) * w)
 {
+    if (w->dx && NAME(woven_gate)(w) > 0)
+        return;
     for (int m = 0; m < FR_WEAVE_STEPS; m++)
-        memcpy(w->sums + m * NR, w->bias + NAME(woven_column)(w), NR * sizeof(real));
+        memcpy(w->sums + m * NR, w->bias + (w->dx ? 0 : NAME(woven_column)(w)), NR * sizeof(real));
 }
 
 FR_INLINE void NAME(end_block)(NAME(weave) * w)
 {
-    for (ptrdiff_t m = 0; m < w->rows; m++)
-        memcpy(w->xw + m * w->ld + NAME(woven_column)(w), w->sums + m * NR, NR * sizeof(real));
+    const ptrdiff_t at = NAME(woven_column)(w),
+                    last = !w->dx || NAME(woven_gate)(w) == w->gates - 1;
+    for (ptrdiff_t m = 0; m < w->rows && last; m++)
+        for (int v = 0; v < FR_NV; v++) {
+            real *to = w->out + m * w->ld + at + v * VL;
+            const vr sum = vload(w->sums + m * NR + v * VL);
+            vstore(to, w->add ? sum + vload(to) : sum);
+        }
     w->block++;
     w->k = 0;
 }
@@ -122,14 +143,14 @@ FR_INLINE void NAME(woven_tile)(vr (*acc)[FR_NV], const real *a, ptrdiff_t K, co
     }
 }
 
-/* out[0..NR) = first + a[0..K) times b: one block of the recurrent product, and the next inputs of xw: a
- * tile of rows in each half, the second with the weights that the first has brought. */
+/* out[0..NR) = first + a[0..K) times b: one block of the recurrent product, and the next inputs of the rows: a
+ * tile of them in each half, the second with the weights that the first has brought. */
 FR_NOINLINE void NAME(woven_product)(NAME(weave) * w, real *out, const real *first, const real *a,
                                      ptrdiff_t K, const real *b)
 {
     enum { ROWS = NAME(woven_rows) };
-    const ptrdiff_t half = w->rows > ROWS ? K / 2 : K, left = w->I - w->k, most = half / ROWS;
-    const ptrdiff_t n = left < most ? left : most;
+    const ptrdiff_t half = w->rows > ROWS ? K / 2 : K, left = w->K - w->k, most = half / ROWS;
+    const ptrdiff_t n = left < most ? left : most, k = NAME(woven_inputs)(w);
     const real *W = NAME(woven_weights)(w);
     vr acc[2][FR_NV];
     FR_UNROLL
@@ -139,15 +160,15 @@ FR_NOINLINE void NAME(woven_product)(NAME(weave) * w, real *out, const real *fir
     }
     if (w->k == 0)
         NAME(begin_block)(w);
-    NAME(woven_tile)(acc, a, half, b, w->sums, w->x, w->k, n, W);
+    NAME(woven_tile)(acc, a, half, b, w->sums, w->x, k, n, W);
     if (half < K)
         NAME(woven_tile)
-    (acc, a + half, K - half, b + half * NR, w->sums + ROWS * NR, w->x + ROWS, w->k, n, W);
+    (acc, a + half, K - half, b + half * NR, w->sums + ROWS * NR, w->x + ROWS, k, n, W);
     FR_UNROLL
     for (int v = 0; v < FR_NV; v++)
         vstore(out + v * VL, acc[0][v] + acc[1][v]);
     w->k += n;
-    if (w->k == w->I)
+    if (w->k == w->K)
         NAME(end_block)(w);
 }
 
@@ -163,8 +184,8 @@ FR_NOINLINE void NAME(finish_weave)(NAME(weave) * w)
             for (int m = 0; m < NAME(woven_rows); m++)
                 init[m] = sums + m * NR;
             NAME(tile)
-            [NAME(full)][NAME(woven_rows) - 1](sums, NR, init, 0, w->x + r, w->k, w->I - w->k,
-                                               NAME(woven_weights)(w));
+            [NAME(full)][NAME(woven_rows) - 1](sums, NR, init, 0, w->x + r, NAME(woven_inputs)(w),
+                                               w->K - w->k, NAME(woven_weights)(w));
         }
     }
 }

@@ -70,7 +70,7 @@ cdef class Cell:
         if p is not None and p.stamp == stamp and p.blas == _blas_serial:
             if (p.use | FR_USE_ALONE) & use == use:  # it says only who should pack
                 return p
-            use |= p.use
+            use |= p.use & ~FR_USE_ALONE  # who packs is this call's own affair
         # Unless a tape still needs it, the old block is taken again: it is in the cache.
         self.packed = p = None
         p = Packed()
