@@ -35,7 +35,7 @@ static fr_status run(const fr_attention_args *g, fr_job *job)
     call.threads = g->threads ? g->threads : fr_get_num_threads();
     if (tanhs < TANHS_WORTH_A_THREAD * (double)call.threads || g->B < call.threads)
         call.threads = 1;
-    return g->B ? fr_team_run(call.threads, job, &call) : FR_OK;
+    return g->B ? fr_team_run(call.threads, job, &call, sizeof call) : FR_OK;
 }
 
 fr_status fr_attention_scores(const fr_attention_args *g)

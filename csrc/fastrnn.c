@@ -209,7 +209,7 @@ fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights
     const fr_packed_header header = header_of(layer, use);
     memcpy(packed, &header, sizeof header);
     call.threads = use & FR_USE_ALONE || call.at.bytes < PACK_ALONE ? 1 : fr_get_num_threads();
-    return fr_team_run(call.threads, typed(layer)->pack, &call);
+    return fr_team_run(call.threads, typed(layer)->pack, &call, sizeof call);
 }
 
 /* Packed weights name what they were made for; a call that needs more is refused. */
@@ -515,8 +515,9 @@ static fr_status run(fr_call *call, fr_job *job)
         return FR_OK;
     if (call->blas)
         fr_blas_enter();
-    const fr_status status = call->plan.ahead ? fr_team_offer(call->plan.threads, job, call)
-                                              : fr_team_run(call->plan.threads, job, call);
+    const fr_status status = call->plan.ahead
+                                 ? fr_team_offer(call->plan.threads, job, call, sizeof *call)
+                                 : fr_team_run(call->plan.threads, job, call, sizeof *call);
     if (call->blas)
         fr_blas_leave();
     return status;

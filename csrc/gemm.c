@@ -226,5 +226,6 @@ fr_status fr_gemm(const fr_gemm_args *args)
         call.threads = 1;
     layout(args, call.threads, &call);
     memset(call.places, 0, sizeof(fr_place) * (size_t)call.threads);
-    return fr_team_run(call.threads, fr_current_kernels()->typed[args->dtype].gemm, &call);
+    return fr_team_run(call.threads, fr_current_kernels()->typed[args->dtype].gemm, &call,
+                       sizeof call);
 }

@@ -12,6 +12,12 @@
 #include "fastrnn.h"
 #include "fastrnn_pointwise.h"
 
+#if defined(__GNUC__)
+#define FR_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define FR_PREFETCH(p) ((void)(p))
+#endif
+
 /* ---- cells ------------------------------------------------------------------------------- */
 
 /* What the core knows of a cell besides its kernels; what a row of the table does not name is 0.
@@ -151,10 +157,11 @@ static inline int fr_claim(fr_place *work, unsigned round)
 }
 
 typedef void fr_job(void *arg, int tid);
-fr_status fr_team_run(int threads, fr_job *job, void *arg); /* job(arg, 0 .. threads-1) */
+/* job(arg, 0 .. threads-1); arg points to `bytes` bytes. */
+fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes);
 /* The same for a job that thread 0 does alone where it must: the others take part if they are awake, or
  * if calls come so close together that waking them pays. */
-fr_status fr_team_offer(int threads, fr_job *job, void *arg);
+fr_status fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes);
 
 /* Subnormal numbers are flushed to zero inside our calls: saturated sequences would otherwise
  * run tens of times slower. Returns what fr_flush_restore puts back. */

@@ -150,14 +150,16 @@ static void leave_core(int core)
 /* ---- the team ----------------------------------------------------------------------------- */
 
 typedef struct worker {
+    /* what a spinning worker waits for and then needs, in one line */
     _Alignas(64) _Atomic int go; /* number of the newest job for this worker */
     _Atomic int parked;
-    _Alignas(64) _Atomic int done; /* number of the last job it finished */
-    int tid;
     fr_job *job;
     void *arg;
-    int caller; /* the core that thread 0 is on */
-    lock_t lock;
+    size_t bytes; /* of arg */
+    int caller;   /* the core that thread 0 is on */
+    int tid;
+    _Alignas(64) _Atomic int done; /* number of the last job it finished */
+    _Alignas(64) lock_t lock;
     wake_t wake;
 } worker;
 
@@ -170,6 +172,14 @@ static void run_flushed(fr_job *job, void *arg, int tid)
     const unsigned long saved = fr_flush_on();
     job(arg, tid);
     fr_flush_restore(saved);
+}
+
+/* What the caller has just written comes from its cache one line after the other, as the job gets to it,
+ * unless all are asked for at once. */
+static void fetch(const void *arg, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64)
+        FR_PREFETCH((const char *)arg + at);
 }
 
 static void wait_for_job(worker *w, int seen)
@@ -196,6 +206,7 @@ static void *work(void *arg)
     worker *w = arg;
     for (int seen = 0;; seen++) {
         wait_for_job(w, seen);
+        fetch(w->arg, w->bytes);
         leave_core(w->caller);
         run_flushed(w->job, w->arg, w->tid);
         atomic_store_explicit(&w->done, seen + 1, memory_order_release);
@@ -250,7 +261,7 @@ static fr_status grow(int threads)
 }
 
 /* With the team's lock held, and grown. */
-static void run_all(int threads, fr_job *job, void *arg)
+static void run_all(int threads, fr_job *job, void *arg, size_t bytes)
 {
     const int core = this_core();
     for (int i = 1; i < threads; i++) {
@@ -258,6 +269,7 @@ static void run_all(int threads, fr_job *job, void *arg)
         w->caller = core;
         w->job = job;
         w->arg = arg;
+        w->bytes = bytes;
         atomic_fetch_add(&w->go, 1);
         if (atomic_load(&w->parked)) {
             lock_take(&w->lock);
@@ -271,7 +283,7 @@ static void run_all(int threads, fr_job *job, void *arg)
                    (unsigned)atomic_load_explicit(&workers[i].go, memory_order_relaxed));
 }
 
-fr_status fr_team_run(int threads, fr_job *job, void *arg)
+fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes)
 {
     if (threads <= 1) {
         run_flushed(job, arg, 0);
@@ -282,7 +294,7 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg)
     lock_take(&team);
     const fr_status status = grow(threads);
     if (status == FR_OK)
-        run_all(threads, job, arg);
+        run_all(threads, job, arg, bytes);
     lock_drop(&team);
     return status;
 }
@@ -299,13 +311,13 @@ static int worth_waking(int threads)
     return 1;
 }
 
-fr_status fr_team_offer(int threads, fr_job *job, void *arg)
+fr_status fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes)
 {
     if (threads > 1 && lock_try(&team)) {
         const fr_status status = grow(threads);
         const int together = status == FR_OK && worth_waking(threads);
         if (together)
-            run_all(threads, job, arg);
+            run_all(threads, job, arg, bytes);
         lock_drop(&team);
         if (together || status != FR_OK)
             return status;

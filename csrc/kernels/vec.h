@@ -51,11 +51,9 @@
 #if defined(__GNUC__)
 #define FR_INLINE static inline __attribute__((always_inline, unused))
 #define FR_NOINLINE static __attribute__((noinline, unused))
-#define FR_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define FR_INLINE static inline
 #define FR_NOINLINE static
-#define FR_PREFETCH(p) ((void)(p))
 #endif
 #if FR_VBYTES && (defined(__AVX2__) || defined(__AVX512F__))
 #include <immintrin.h>

@@ -49,7 +49,8 @@ static void count_run(void *arg, int tid)
 /* Every thread below `threads` ran once, no other did. */
 static int runs_once_each(int threads)
 {
-    int runs[FR_MAX_THREADS] = {0}, right = fr_team_run(threads, count_run, runs) == FR_OK;
+    int runs[FR_MAX_THREADS] = {0},
+        right = fr_team_run(threads, count_run, runs, sizeof runs) == FR_OK;
     for (int i = 0; i < FR_MAX_THREADS; i++)
         right = right && runs[i] == (i < threads);
     return right;
@@ -59,7 +60,7 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
 {
     int runs[FR_MAX_THREADS] = {0};
     refuse_threads = 1;
-    CHECK(fr_team_run(2, count_run, runs) == FR_ETHREAD, "no second thread");
+    CHECK(fr_team_run(2, count_run, runs, sizeof runs) == FR_ETHREAD, "no second thread");
     CHECK(runs[0] == 0 && runs[1] == 0, "the job ran");
 
     problem *p = new_problem(FR_GRU, 3, 4, 2, 5, 0);
@@ -111,7 +112,8 @@ typedef struct meeting {
 static int taking_part(void)
 {
     int runs[FR_MAX_THREADS] = {0};
-    if (fr_team_offer(3, count_run, runs) != FR_OK || runs[0] != 1 || runs[1] > 1 || runs[2] > 1)
+    if (fr_team_offer(3, count_run, runs, sizeof runs) != FR_OK || runs[0] != 1 || runs[1] > 1 ||
+        runs[2] > 1)
         return -1;
     return runs[0] + runs[1] + runs[2];
 }
@@ -158,7 +160,7 @@ static void nobody_leaves_a_barrier_before_all_have_come(void)
 {
     static meeting m;
     memset(&m, 0, sizeof m);
-    CHECK(fr_team_run(MEETING, meet, &m) == FR_OK, "%d threads", MEETING);
+    CHECK(fr_team_run(MEETING, meet, &m, sizeof m) == FR_OK, "%d threads", MEETING);
     for (int i = 0; i < MEETING; i++)
         CHECK(m.phase[i] == PHASES && m.ahead[i] == 0, "thread %d: phase %d, %d too early or late",
               i, m.phase[i], m.ahead[i]);
