@@ -173,7 +173,7 @@ void fr_flush_restore(unsigned long saved);
 #define FR_ALIGN 64
 #define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
 #define FR_MC 72  /* columns of dG transposed at a time */
-#define FR_WEAVE_STEPS 16 /* of a single row, whose x W is made together: kernels/weave.h */
+#define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
 

@@ -90,10 +90,10 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
         call->threads = call->shares;
     if (elements * cost < (double)WORTH_A_THREAD * call->threads / 2)
         call->threads = 1;
-    if (fr_team_run(call->threads, take_shares, call, sizeof *call) !=
-        FR_OK) { /* no thread to be had */
+    const size_t told = offsetof(pointwise_call, answer);               /* the answers come back */
+    if (fr_team_run(call->threads, take_shares, call, told) != FR_OK) { /* no thread to be had */
         call->threads = 1;
-        fr_team_run(1, take_shares, call, sizeof *call);
+        fr_team_run(1, take_shares, call, told);
     }
     for (int i = 0; i < call->shares; i++)
         sum += call->answer[i];

@@ -178,8 +178,9 @@ static void run_flushed(fr_job *job, void *arg, int tid)
  * unless all are asked for at once. */
 static void fetch(const void *arg, size_t bytes)
 {
-    for (size_t at = 0; at < bytes; at += 64)
-        FR_PREFETCH((const char *)arg + at);
+    const char *const end = (const char *)arg + bytes;
+    for (const char *line = (const char *)arg - (uintptr_t)arg % 64; line < end; line += 64)
+        FR_PREFETCH(line);
 }
 
 static void wait_for_job(worker *w, int seen)

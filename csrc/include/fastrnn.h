@@ -147,7 +147,8 @@ typedef enum fr_clip {
 } fr_clip;
 
 /* Backward of one forward call; y, x, h0, c0 are those of that call, unchanged.
- *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted
+ *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted. Apart from whatever is
+ *                     read: some rows of it are written while rows of x are still needed
  *   dh0, dc0 (B,H)    out  may be NULL
  *   grads             in/out, added into; w_ih NULL: no weight gradients at all
  *   dy       (T,B,H)  in   p NULL: zeros. Steps past a row's length are not read

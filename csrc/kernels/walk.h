@@ -201,7 +201,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
             mine += NAME(rows_in_chunk)(call, &other, s0, s1) * row;
         }
         real *dg = mine + NAME(rows_in_chunk)(call, &part, s0, s1) * row;
-        int64_t woven = s1; /* dx of the steps from here on is made on the way */
+        int64_t woven = s1; /* from this step on, the whole panels of dx are made on the way */
         for (int64_t s = s1 - 1; s >= s0; s--) {
             dg -= fr_part_active(&part, fr_active(rows, s)) * row;
             ptrdiff_t n = 1;
@@ -216,7 +216,7 @@ static void CELL_NAME(_backward)(void *arg, int tid)
                     NAME(early_backward)(call, &part, &a, &with, steps, CELL_DH_GATES);
             } else if (units > 1)
                 NAME(fetch_shared)(a.dg_next, n, row);
-            if (weaves && woven - s > FR_WEAVE_STEPS) { /* and all threads are through with them */
+            if (weaves && woven - s > FR_WEAVE_STEPS) { /* all threads have walked these 16 steps */
                 if (woven < s1)
                     NAME(finish_weave)(&weave);
                 woven = s + 1;

@@ -1,13 +1,14 @@
 /* weave.h: products of many rows, made while the recurrent product of a single row waits for its weights.
  *
  * A single row reads every recurrent weight once a step, from the second-level cache if they are many:
- * 32 bytes a cycle, which keeps the multipliers half busy. x W of many rows is made from registers and
- * keeps them busy all the time. Done in turn they take the sum of both; done side by side, a step of x W
- * between every eight of the recurrent product, little more than the longer one (a step, 512 KB of each
- * kind of weights, H = I = 256: 24,800 cycles in turn, 19,800 woven, 16,600 the recurrent product alone).
+ * 32 bytes a cycle, which keeps the multipliers half busy. x W (backward: dG W) of many rows is made from
+ * registers and keeps them busy all the time. Done in turn they take the sum of both; done side by side,
+ * one input of x W between every eight of the recurrent product, little more than the longer one (a step,
+ * 512 KB of each kind of weights, H = I = 256: 24,800 cycles in turn, 19,800 woven, 16,600 the recurrent
+ * product alone).
  *
  *     for each panel and gate of the step:      R  |--- read, from the first unit of h to the last ---|
- *                                               W  |--- 1/16 of a block, for rows 0..7 --|-- 8..15 --|
+ *                                               W  |-- some inputs of a block: rows 0..7 |-- 8..15 --|
  *
  * Steps go in groups of 16. Forward, the rows of xw for the next group are made during one; backward, the
  * rows of dx of the group that has just been walked. Block (a panel of a gate) comes after block. Their
@@ -31,7 +32,8 @@ typedef struct NAME(weave) {
     const real *bias; /* [gate][Hp]; backward, zeros */
     ptrdiff_t K, Hp, gates;
     ptrdiff_t p; /* this thread's first panel */
-    int dx, add; /* dx: one sum of all gates, whose rows x has side by side; add: added to out */
+    int dx;      /* one sum over all gates, which lie side by side, Hp apart, in the rows of x */
+    int add;     /* out += , not = */
     ptrdiff_t block, blocks; /* the one in `sums`, and how many there are */
     ptrdiff_t k;             /* its inputs that have been added */
     _Alignas(64) real sums[FR_WEAVE_STEPS * NR];
