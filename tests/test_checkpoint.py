@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +223,47 @@ def test_arrays_of_any_shape_dtype_and_order_come_back(path):
     assert metadata == {"answer": "42"} and back.keys() == arrays.keys()
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
+
+
+MODELS_OF_NUMPY_NUMBERS = {
+    "layer": lambda: fr.LSTM(np.int64(2), np.int32(3), dtype=np.float64),
+    "characters": lambda: fr.CharLM(
+        "abc", "gru", np.int64(4), np.int64(2), np.int64(3), np.float32(0.5), dtype=np.float32
+    ),
+    "pairs": lambda: fr.EncoderDecoder(
+        np.int64(5),
+        np.int64(6),
+        "gru",
+        np.int64(4),
+        np.int64(2),
+        np.int64(3),
+        np.float32(0.5),
+        attention_size=np.int64(7),
+        start=np.int64(2),
+        stop=np.int64(3),
+        dtype=np.dtype("float64"),
+    ),
+}
+
+
+@pytest.mark.parametrize("build", MODELS_OF_NUMPY_NUMBERS.values(), ids=MODELS_OF_NUMPY_NUMBERS)
+def test_a_model_made_with_numbers_of_numpy_is_saved_like_any_other(path, build):
+    model = build()
+    fr.save(model, path)
+    assert fr.load(path).config() == model.config() == json.loads(json.dumps(model.config()))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_keeps_its_permissions(path, mode):
+    fr.save(fr.Linear(3, 2), path)
+    path.chmod(mode)
+    fr.save(fr.Linear(3, 2), path)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_configuration_beyond_all_memory_is_an_error_that_names_the_path(path):
+    config = {"in_features": 10**9, "out_features": 10**9, "bias": True, "dtype": "float32"}
+    model = json.dumps({"class": "Linear", "config": config})
+    write_tensors(path, {"weight": np.zeros(1)}, {"format": "fastrnn model 1", "model": model})
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot build the model"):
+        fr.load(path)

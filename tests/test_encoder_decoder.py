@@ -257,3 +257,27 @@ def test_it_learns_to_reverse_short_sequences():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call(build(), *ids())
+
+
+@pytest.mark.parametrize("embedding", [0, 3])
+@pytest.mark.parametrize("wrong", [5, -1, 99])
+def test_a_source_id_out_of_range_is_refused_only_where_it_is_read(embedding, wrong):
+    model = fr.EncoderDecoder(5, 6, "gru", hidden_size=4, embedding=embedding, seed=0)
+    source, target = np.array([[2, 3], [wrong, 1]]), np.array([[2, 2], [1, 1]])
+    message = rf"^source: expected ids in \[0, 5\), got {wrong}$"
+    for call in (model.forward, model):
+        with pytest.raises(ValueError, match=message):
+            call((source, target))
+    with pytest.raises(ValueError, match=message):
+        model.generate(source, [2, 2])
+    expected = model((np.array([[2, 3], [0, 1]]), target), lengths=[1, 2])[0]
+    assert (model((source, target), lengths=[1, 2])[0] == expected).all()
+
+
+def test_a_backward_after_a_change_adds_to_no_gradient():
+    model = fr.EncoderDecoder(5, 6, "gru", hidden_size=4, seed=0)
+    logits, _, tape = model.forward((np.array([[2], [3]]), np.array([[2], [1]])))
+    model.params["combine.weight"] = 0
+    with pytest.raises(RuntimeError, match="changed since forward"):
+        tape.backward(np.ones_like(logits))
+    assert not any(gradient.any() for gradient in model.grads.values())

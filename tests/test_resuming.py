@@ -1,6 +1,8 @@
 """A training that goes on: from a file, after Ctrl-C, with its schedule, bit for bit."""
 
+import json
 import math
+import re
 import signal
 import sys
 import threading
@@ -12,6 +14,7 @@ import fastrnn as fr
 from fastrnn.callbacks import (
     Checkpoints,
 )
+from fastrnn.checkpoint import read_tensors, write_tensors
 from fastrnn.data import Whole
 from fastrnn.resume import last_path, load_training, save_training
 from fastrnn.schedules import Constant, CosineWithWarmup, ReduceOnPlateau, StepLR
@@ -203,3 +206,14 @@ def test_the_random_state_of_a_model_is_saved_and_loaded(tmp_path):
     saved = load_training(tmp_path / "t.safetensors")
     Trainer(saved.model, fr.optim.SGD(saved.model)).load_state_dict(saved.trainer)
     assert saved.model.random_state == [7, 0, 2**60]
+
+
+def test_a_training_file_without_options_is_an_error_that_names_the_path(tmp_path):
+    path = tmp_path / "training"
+    save_training(make(), path)
+    tensors, metadata = read_tensors(path)
+    content = json.loads(metadata["content"])
+    del content["options"]
+    write_tensors(path, tensors, metadata | {"content": json.dumps(content)})
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot build the training"):
+        load_training(path)

@@ -24,6 +24,8 @@ import numpy as np
 from .module import Module, build, describe
 
 FORMAT = "fastrnn model 1"
+# What building a model from a file's description may raise, whatever that says.
+CANNOT_BUILD = (ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError)
 
 
 def save(model, path) -> None:
@@ -33,7 +35,8 @@ def save(model, path) -> None:
     ----------
     model : Module
     path : str or path-like
-        An existing file is replaced only when the new one is complete on disk.
+        An existing file is replaced only when the new one is complete on disk, which gets its
+        permissions.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def load(path) -> Module:
     try:
         model = build(json.loads(metadata["model"]))
         model.load_state_dict(tensors)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except CANNOT_BUILD as error:
         raise ValueError(f"{path}: cannot build the model ({error})") from error
     return model
 
@@ -125,8 +128,15 @@ def write_whole(path, data: bytes) -> None:
         raise OSError(errno.EINVAL, "expected a regular file", path)
     temporary = temporary_name(target)
     try:
+        mode = os.stat(target).st_mode & 0o777 if os.path.exists(target) else None
+
+        def private(name, flags):  # at no moment more readable than the file that it replaces
+            return os.open(name, flags, 0o666 if mode is None else mode)
+
         try:
-            with open(temporary, "xb") as file:
+            with open(temporary, "xb", opener=private) as file:
+                if mode is not None:
+                    os.chmod(temporary, mode)  # what the umask took away
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

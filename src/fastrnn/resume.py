@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .checkpoint import read_tensors, write_tensors
+from .checkpoint import CANNOT_BUILD, read_tensors, write_tensors
 from .module import Module, build, describe
 
 FORMAT = "fastrnn training 1"
@@ -85,9 +85,10 @@ def load_training(path) -> SavedTraining:
         trainer = _put_arrays(content["trainer"], tensors)
         model = build(content["model"])
         model.load_state_dict(tensors)  # what is left of them
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        options = content["options"]
+    except CANNOT_BUILD as error:
         raise ValueError(f"{path}: cannot build the training ({error})") from error
-    return SavedTraining(model, trainer, content["options"])
+    return SavedTraining(model, trainer, options)
 
 
 def _take_arrays(tree, name, tensors):

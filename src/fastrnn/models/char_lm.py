@@ -69,7 +69,7 @@ class CharLM(Sequential):
         seed: int | None = None,
     ):
         check_cell(cell)
-        check_index("embedding", embedding)
+        embedding = check_index("embedding", embedding)
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
         seeds = spawn_seeds(seed)
@@ -86,19 +86,20 @@ class CharLM(Sequential):
             Linear(hidden_size, size, dtype=dtype, seed=seeds[2]),
         ]
         super().__init__(*layers)
-        self._arguments = {
-            "vocabulary": vocabulary,
-            "cell": cell,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "embedding": embedding,
-            "dropout": dropout,
-            "dtype": dtype,
-        }
+        self._cell, self._embedding = cell, embedding
 
     def config(self) -> dict:
         """Return the constructor's arguments, without the seed."""
-        return dict(self._arguments)
+        recurrent = self.layers[-2]
+        return {
+            "vocabulary": self.vocabulary.characters,
+            "cell": self._cell,
+            "hidden_size": recurrent.hidden_size,
+            "num_layers": recurrent.num_layers,
+            "embedding": self._embedding,
+            "dropout": recurrent.dropout,
+            "dtype": self.dtype.name,
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> CharLM:

@@ -20,7 +20,7 @@ from .. import _core
 from ..data import IGNORED
 from ..layers import AdditiveAttention, Embedding, Linear
 from ..layers._checks import check_gradient, check_index, check_positive, check_stateless, generator
-from ..layers.container import Container
+from ..layers.container import Container, check_backward
 from ..sampling import check_sampling, choose
 from .char_lm import CELLS, check_cell, spawn_seeds
 
@@ -111,21 +111,22 @@ class EncoderDecoder(Container):
         self.target_size = check_positive("target_size", target_size)
         check_cell(cell)
         self.hidden_size = H = check_positive("hidden_size", hidden_size)
-        M = H if attention_size is None else check_positive("attention_size", attention_size)
-        check_index("embedding", embedding)
-        for name, mark in (("start", start), ("stop", stop)):
-            if mark is not None and not check_index(name, mark) < target_size:
-                raise ValueError(f"{name}: expected an id in [0, {target_size}), got {mark}")
+        if attention_size is not None:
+            attention_size = check_positive("attention_size", attention_size)
+        M = attention_size or H
+        embedding = check_index("embedding", embedding)
         if start is None:
             raise TypeError("start: expected an id, got None")
-        self.start, self.stop, self.bidirectional = start, stop, bool(bidirectional)
+        self.start = self._check_mark("start", start)
+        self.stop = None if stop is None else self._check_mark("stop", stop)
+        self.bidirectional = bool(bidirectional)
         D = 1 + self.bidirectional
 
         seeds = iter(spawn_seeds(seed, 9))
         common = {"batch_first": True, "dropout": dropout, "dtype": dtype}
         parts = {
             "encoder": CELLS[cell](
-                embedding or source_size,
+                embedding or self.source_size,
                 H,
                 num_layers,
                 bidirectional=self.bidirectional,
@@ -133,39 +134,44 @@ class EncoderDecoder(Container):
                 **common,
             ),
             "decoder": CELLS[cell](
-                embedding or target_size, H, num_layers, seed=next(seeds), **common
+                embedding or self.target_size, H, num_layers, seed=next(seeds), **common
             ),
             "attention": AdditiveAttention(
                 H, D * H, M, batch_first=True, dtype=dtype, seed=next(seeds)
             ),
             "combine": Linear(D * H + H, H, dtype=dtype, seed=next(seeds)),
-            "output": Linear(H, target_size, dtype=dtype, seed=next(seeds)),
+            "output": Linear(H, self.target_size, dtype=dtype, seed=next(seeds)),
         }
         if self.bidirectional:
             for name in ("bridge", "bridge_c") if cell == "lstm" else ("bridge",):
                 parts[name] = Linear(D * H, H, dtype=dtype, seed=next(seeds))
         if embedding:
-            for name, size in (("embed_source", source_size), ("embed_target", target_size)):
+            sizes = {"embed_source": self.source_size, "embed_target": self.target_size}
+            for name, size in sizes.items():
                 parts[name] = Embedding(size, embedding, dtype=dtype, seed=next(seeds))
         self._adopt(parts, dtype)
         self._config = {
-            "source_size": source_size,
-            "target_size": target_size,
+            "source_size": self.source_size,
+            "target_size": self.target_size,
             "cell": cell,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
+            "hidden_size": H,
+            "num_layers": parts["encoder"].num_layers,
             "embedding": embedding,
-            "dropout": dropout,
             "bidirectional": self.bidirectional,
             "attention_size": attention_size,
-            "start": start,
-            "stop": stop,
+            "start": self.start,
+            "stop": self.stop,
             "dtype": self.dtype.name,
         }
 
+    def _check_mark(self, name, mark):
+        if not check_index(name, mark) < self.target_size:
+            raise ValueError(f"{name}: expected an id in [0, {self.target_size}), got {mark}")
+        return int(mark)
+
     def config(self) -> dict:
         """Return the constructor's arguments, without the seed."""
-        return dict(self._config)
+        return {**self._config, "dropout": self._parts["encoder"].dropout}
 
     # ---- training
 
@@ -236,10 +242,18 @@ class EncoderDecoder(Container):
 
     def _encode(self, run, source, lengths):
         """Return the memory (B, S, D*H) and the state that the decoder starts from: (E1), (E2)."""
+        wrong = (source < 0) | (source >= self.source_size)
+        read = wrong
+        if lengths is not None:
+            lengths = _core._check_lengths(lengths, source.shape[1], len(source))
+            read = wrong & (np.arange(source.shape[1]) < lengths[:, None])
+        if read.any():
+            raise ValueError(
+                f"source: expected ids in [0, {self.source_size}), got {source[read][0]}"
+            )
         if self._config["embedding"]:
             # Padding may hold anything; the layers above skip it, but a table has no such row.
-            source = np.where((source < 0) | (source >= self.source_size), 0, source)
-            source = run("embed_source", source)
+            source = run("embed_source", np.where(wrong, 0, source))
         memory, final = run("encoder", source, None, lengths)
         if not self.bidirectional:
             return memory, final
@@ -361,7 +375,7 @@ class EncoderDecoderTape:
             Ids have no gradient.
         """
         model, tapes = self._model, self._tapes
-        check_stateless(model, dstate, "dstate")
+        self._check_backward(dstate)
         dlogits = _turn(check_gradient(dy, model.dtype, self._shape))
         dread, _ = tapes["output"].backward(dlogits)
         dread *= 1 - self._read**2  # forward was tanh
@@ -376,6 +390,10 @@ class EncoderDecoderTape:
         if "embed_source" in tapes:
             tapes["embed_source"].backward(dsource)
         return None, None
+
+    def _check_backward(self, dstate, clip_step=None):
+        check_stateless(self._model, dstate, "dstate")
+        check_backward(self._tapes.values(), [None] * len(self._tapes))
 
     def _to_final(self, dstart):
         """From the gradient of the decoder's first state to that of the encoder's final one."""
