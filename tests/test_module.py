@@ -257,3 +257,31 @@ def test_roots_refuses_what_is_no_module(model):
 
 def test_the_representation_shows_the_arguments():
     assert repr(Affine(2)) == "Affine(size=2, dtype='float32')"
+
+
+@pytest.mark.parametrize("dictionary", ["params", "grads"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+    ids=["deepcopy", "pickle"],
+)
+def test_a_copy_of_the_parameters_is_a_dict_of_arrays_of_its_own(copied, dictionary):
+    module = Affine(2)
+    views = getattr(module, dictionary)
+    kept = copied(views)
+    before = views["shift"].tolist()
+    views["shift"] = 7
+    assert type(kept) is dict and list(kept) == ["scale", "shift"]
+    assert kept["shift"].tolist() == before
+
+
+def test_a_shallow_copy_of_the_parameters_has_the_views():
+    module = Affine(2)
+    assert copy.copy(module.params)["shift"] is module.params["shift"]
+
+
+def test_a_module_that_cannot_be_rebuilt_still_has_a_repr():
+    class Own(Module):
+        pass
+
+    assert "Own object at" in repr(Own())

@@ -1,6 +1,8 @@
 """Optimizers: torch's numbers for every option, resuming bit for bit, shared parameters."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -277,3 +279,39 @@ Z = np.zeros
 def test_the_boundary_refuses_arrays_that_c_cannot_walk(arrays, error, message):
     with pytest.raises(error, match=message):
         _core.sgd(*arrays, None, 0.1, 0.0, False, 0.0)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("pick", [lambda m: m.layers[1], lambda m: list(m.layers)])
+def test_model_and_optimizer_over_its_layers_are_copied_together(copied, pick):
+    inner = fr.Sequential(fr.Linear(4, 4, seed=1), fr.Linear(4, 2, seed=2))
+    model = fr.Sequential(fr.LSTM(3, 4, seed=0), inner)
+    twin, adam = copied((model, fr.optim.Adam(pick(model), 0.5)))
+    before = twin.state_dict()["1.1.weight"]
+    twin.grads["1.1.weight"] = 1
+    adam.step()
+    assert (twin.state_dict()["1.1.weight"] != before).all()
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_the_copy_of_an_optimizer_goes_on_alike(copied):
+    layer = fr.Linear(3, 2, seed=0)
+    adam = fr.optim.Adam(layer, 0.1)
+    layer.grads["weight"] = 1
+    adam.step()
+    twin, other = copied((layer, adam))
+    for one, step in ((layer, adam), (twin, other)):
+        one.grads["weight"] = 0.5
+        step.step()
+    assert (layer.params["weight"] == twin.params["weight"]).all()
+    assert other.state_dict()["options"] == adam.state_dict()["options"]
+
+
+def test_an_option_is_no_text():
+    with pytest.raises(ValueError, match=r"^lr: expected a finite number of 0 or more, got '0.1'"):
+        fr.optim.SGD(fr.Linear(1, 1), "0.1")
+    with pytest.raises(ValueError, match=r"^momentum: expected .* got '0.9'"):
+        fr.optim.SGD(fr.Linear(1, 1), momentum="0.9", nesterov=True)

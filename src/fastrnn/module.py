@@ -229,6 +229,8 @@ class Module:
         return cls(**config)
 
     def __repr__(self):
+        if type(self).config is Module.config:  # a class of a user's that cannot be rebuilt
+            return object.__repr__(self)
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
         return f"{type(self).__name__}({arguments})"
 
@@ -254,6 +256,12 @@ class Views(dict):
         view = self[name]
         if values is not view:  # `views[name] += x` has already changed it
             view[...] = values
+
+    def __copy__(self):
+        return dict(self)
+
+    def __reduce__(self):  # copy.deepcopy and pickle: plain arrays, which belong to no model
+        return dict, ({name: view.copy() for name, view in self.items()},)
 
     def _fixed(self, *args, **kwargs):
         raise TypeError("the set of parameters is fixed; write into an array instead")

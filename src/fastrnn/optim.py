@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _core
 from .layers._checks import check_index, check_saved
+from .layers.container import part_at, place_of
 from .module import aligned_zeros, roots
 
 
@@ -134,11 +135,21 @@ class Optimizer:
                 elif steps and name not in self._optional:
                     raise ValueError(f"optimizer: missing array {key}")
         if given:
-            raise ValueError(f"optimizer: unexpected array(s) {', '.join(sorted(given))}")
+            raise ValueError(f"optimizer: unexpected array(s) {', '.join(sorted(map(str, given)))}")
         self._arrays = loaded
         self.steps = steps
         for name, value in options.items():
             setattr(self, name, value)
+
+    # copy.deepcopy and pickle: a layer is copied as a part of its model, or the copy of an
+    # optimizer over a model's layers would move layers that the copy of the model knows nothing of.
+
+    def __getstate__(self):
+        return self.__dict__ | {"_modules": [place_of(module) for module in self._modules]}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._modules = [part_at(*place) for place in state["_modules"]]
 
     def __repr__(self):
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
@@ -181,11 +192,11 @@ class SGD(Optimizer):
     _memory = _optional = ("momentum_buffer",)
 
     def __init__(self, model, lr=1e-3, momentum=0.0, nesterov=False, *, weight_decay=0.0):
-        if nesterov and not momentum > 0:
-            raise ValueError(f"nesterov: expected momentum above 0 with it, got {momentum}")
         super().__init__(
             model, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
         )
+        if self.nesterov and not self.momentum > 0:
+            raise ValueError(f"nesterov: expected momentum above 0 with it, got {momentum}")
 
     def _needs(self, name):
         return self.momentum != 0
@@ -430,7 +441,7 @@ def _checked(name, value):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {value!r}")
         return betas
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:

@@ -52,6 +52,30 @@ class Container(Module):
         return [drawing for part in self._parts.values() for drawing in part._random_layers()]
 
 
+def place_of(module: Module) -> tuple[Module, list[str]]:
+    """Return the outermost container that a module is part of, and the way to it, part by part."""
+    way = []
+    while (owner := module._owner and module._owner()) is not None:
+        way.append(next(name for name, part in owner._parts.items() if part is module))
+        module = owner
+    return module, way[::-1]
+
+
+def part_at(module: Module, way: list[str]) -> Module:
+    """Return what is at this place; the inverse of `place_of`."""
+    for name in way:
+        module = module._parts[name]
+    return module
+
+
+def check_backward(tapes, dstates, clip_step=None) -> None:
+    """Let every tape say what is wrong before the first one adds to a gradient."""
+    for tape, dstate in zip(tapes, dstates, strict=True):
+        check = getattr(tape, "_check_backward", None)  # a user's tape need not have it
+        if check is not None:
+            check(dstate, clip_step)
+
+
 def named_layers(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
     """Yield the layers of a model with the prefix of their parameters in it, in its order.
 
