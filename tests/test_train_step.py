@@ -368,3 +368,49 @@ def test_a_norm_that_is_not_finite_changes_no_parameter():
     with pytest.raises(FloatingPointError, match=r"^the norm of the gradients is inf"):
         step(np.full((1, 1, 1), 1e150), np.full((1, 1, 1), 1e-150))
     assert_same_bits(layer.state_dict().values(), before.values())
+
+
+def test_dropout_may_change_from_step_to_step():
+    one, other = (fr.LSTM(4, V, 2, dropout=0.5, seed=0) for _ in range(2))
+    x = np.random.default_rng(0).standard_normal((T, B, 4)).astype("f4")
+    targets = np.zeros((T, B), int)
+    step = fr.TrainStep(one, fr.optim.SGD(one, 0.0))
+    for p in (0.5, 0.0, 0.3, 0.0, 0.5):
+        one.dropout = other.dropout = p
+        loss, _ = step(x, targets)
+        y, _, tape = other.forward(x)
+        expected, dy = fr.cross_entropy(y, targets)
+        other.zero_grad()
+        tape.backward(dy)
+        assert loss == expected
+        assert all((one.grads[name] == g).all() for name, g in other.grads.items())
+
+
+@pytest.mark.parametrize("what", ["x", "targets", "state"])
+def test_the_output_of_the_last_call_may_go_into_the_next(what):
+    model = fr.RNN(4, 4, seed=0)
+    rng = np.random.default_rng(0)
+    given = {
+        "x": rng.standard_normal((T, B, 4)).astype("f4"),
+        "targets": rng.standard_normal((T, B, 4)).astype("f4"),
+        "state": None,
+    }
+    step = fr.TrainStep(model, fr.optim.SGD(model, 0.0), fr.mse)
+    results = []
+    for copied in (False, True):
+        step(**given)
+        output = step.output[-1:] if what == "state" else step.output
+        loss, _ = step(**given | {what: output.copy() if copied else output})
+        results.append((loss, model.grads["weight_hh_l0"].copy()))
+    assert results[0][0] == results[1][0]
+    assert (results[0][1] == results[1][1]).all()
+
+
+def test_targets_of_64_unsigned_bits_are_taken_if_they_fit():
+    model = lstm_and_linear()
+    step = fr.TrainStep(model, fr.optim.SGD(model, 0.0))
+    x, targets = np.ones((T, B, I), "f4"), np.ones((T, B), np.uint64)
+    assert step(x, targets)[0] == step(x, targets.astype(int))[0]
+    targets[0, 0] = 2**64 - 100
+    with pytest.raises(ValueError, match=r"^targets: expected values in \[0, 6\) .* got 18446"):
+        step(x, targets)

@@ -27,7 +27,8 @@ cdef struct StepStage:
     fr_gemm_args y, dx, dw
     int64_t rows, width  # of `given`
     void *out            # of all steps
-    void *given          # `out`; with dropout a copy; with `only_last` (B, H)
+    void *masked         # the same after dropout, where there was some
+    void *given          # `out`; with dropout `masked`; with `only_last` (B, H)
     void *dgiven
     bint only_last
     const void *last     # the final state, which `only_last` gives
@@ -264,9 +265,6 @@ cdef class Step:
                         &s.cell[d], second if e.batch_first else first,
                         first if e.batch_first else second, tokens and i == 0, i > 0))
                 s.given = s.out = self.take_rows(s)
-                if layer < e.L - 1 and self.modules[k]._random_layers():
-                    s.drop.p, s.drop.layer = self.modules[k].dropout, layer
-                    s.given = self.take_rows(s)
                 i += 1
             if self.last and k == recurrent:
                 s.only_last = True
@@ -296,6 +294,17 @@ cdef class Step:
         s.dx.C, s.dx.A, s.dx.B = dx, s.dgiven, _data(f.w)
         s.dw.C, s.dw.A, s.dw.B = _data(f.dw), s.dgiven, x
         s.dw.sums = NULL if f.db is None else _data(f.db)
+        return 0
+
+    cdef int aim_dropout(self, StepStage *s, module, int layer) except -1:
+        """Dropout behind `layer` of a stack, as much as the module has now."""
+        s.drop.p, s.given = module.dropout, s.out
+        if s.drop.p > 0:
+            s.drop.layer, s.drop.key = layer, module._key
+            s.drop.call = <unsigned int> (module._calls & 0xffffffff)
+            if s.masked == NULL:
+                s.masked = self.take_rows(s)
+            s.given = s.masked
         return 0
 
     cdef int aim_layer(self, StepStage *s, Engine e, int layer, cnp.ndarray xa, const void *x, void *dx,
@@ -362,13 +371,14 @@ cdef class Step:
             e = engine
             module = self.modules[k]
             B = self.stage[i].cell[0].seq.B
-            initial = e._check_state("", states[k], B)
+            h0, c0 = e._check_state("", states[k], B)
+            initial = self.kept_apart(h0), self.kept_apart(c0)
             hT = e._new(e.L * e.D, B, e.hidden_size)
             cT = e._new(e.L * e.D, B, e.hidden_size) if e.has_c else None
             for layer in range(e.L):
                 s = &self.stage[i]
-                if s.drop.p > 0:
-                    s.drop.key, s.drop.call = module._key, <unsigned int> (module._calls & 0xffffffff)
+                if layer < e.L - 1:
+                    self.aim_dropout(s, module, layer)
                 self.aim_layer(s, e, layer, xa, NULL if before == NULL else before.given,
                                NULL if before == NULL else before.dgiven,
                                0 if before == NULL else before.width, initial, (hT, cT))
@@ -417,7 +427,8 @@ cdef class Step:
             self.lay_out(first, second, tokens)
         end = &self.stage[self.count - 1]
         n, rows = end.rows * end.width, end.rows
-        t = self.check_targets(targets)
+        x = self.kept_apart(x)
+        t = self.kept_apart(self.check_targets(targets))
         cdef void *wanted = _data(t)
         cdef const int64_t *ids = <const int64_t *> wanted
         if self.loss == CROSS_ENTROPY:
@@ -449,6 +460,16 @@ cdef class Step:
                 module._calls += 1
         self.clip_gradients()
         return (loss if self.total else loss / counted), final
+
+    cdef kept_apart(self, array):
+        """`array`, copied if it is a part of `output`, which this call writes over."""
+        if array is None:
+            return None
+        cdef char *p = <char *> _data(array)
+        cdef char *first = <char *> _data(self.y)
+        if first <= p < first + cnp.PyArray_NBYTES(self.y):
+            return np.array(array, order="C")
+        return array
 
     cdef double compute_loss(self, StepStage *end, void *targets, int64_t n, int64_t rows,
                              double factor) noexcept nogil:
@@ -527,8 +548,11 @@ cdef class Step:
         shape = (<object> self.y).shape
         if self.loss == CROSS_ENTROPY:
             shape = shape[:self.y.ndim - 1]
-            if targets.dtype.kind not in "iu" or targets.dtype == np.uint64:
+            if targets.dtype.kind not in "iu":
                 raise TypeError(f"targets: expected integers, got {targets.dtype}")
+            if targets.dtype == np.uint64 and targets.size and targets.max() > np.iinfo(np.int64).max:
+                raise ValueError(f"targets: expected values in [0, {self.y.shape[self.y.ndim - 1]}) or "
+                                 f"ignore_index {self.ignored}, got {targets.max()}")
             dtype = np.int64
         else:
             if targets.dtype.kind not in "fiub":

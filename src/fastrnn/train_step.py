@@ -101,7 +101,7 @@ class TrainStep:
         if not all(any(np.may_share_memory(a._flat, b) for b in moved) for a in parts):
             kind = type(optimizer).__name__
             raise ValueError(f"optimizer: expected one over the model's parameters, got {kind}")
-        if loss not in _LOSSES:
+        if not callable(loss) or loss not in _LOSSES:
             name = getattr(loss, "__name__", type(loss).__name__)
             raise ValueError(f"loss: expected one of {', '.join(_LOSSES.values())}, got {name}")
         if reduction not in ("mean", "sum"):
