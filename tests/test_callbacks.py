@@ -307,3 +307,17 @@ def test_the_state_of_a_callback_that_is_not_there_is_kept(tmp_path):
     trainer.fit(streams(), steps=5)
     trainer = through_a_file(trainer, path, callbacks=[second])
     assert np.array_equal(second.seen, first.seen)
+
+
+def test_early_stopping_starts_from_the_first_number_after_nan():
+    stopping, trainer = EarlyStopping(patience=2, monitor="loss"), make()
+    for value in (math.nan, 0.5, 0.4, 0.3):
+        stopping.on_epoch(trainer, {"loss": value})
+    assert stopping.best == 0.3 and trainer.stopped is None
+
+
+def test_early_stopping_counts_epochs_of_nan_as_no_improvement():
+    stopping, trainer = EarlyStopping(patience=2, monitor="loss"), make()
+    for value in (0.5, math.nan, math.nan):
+        stopping.on_epoch(trainer, {"loss": value})
+    assert stopping.best == 0.5 and trainer.stopped is not None

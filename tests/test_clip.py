@@ -107,3 +107,10 @@ def test_a_limit_below_zero_is_refused(clip, name, limit):
 def test_the_sum_of_squares_is_right_for_every_size(size, dtype):
     flat = np.random.default_rng(0).standard_normal(size).astype(dtype)
     assert _core.sum_of_squares(flat) == pytest.approx(np.sum(flat.astype("f8") ** 2), rel=1e-14)
+
+
+def test_an_infinite_limit_changes_no_gradient_whatever_it_is():
+    layer = fr.Linear(1, 2, bias=False)
+    layer.grads["weight"] = [[np.inf], [3]]
+    assert fr.clip_grad_norm_(layer, np.inf) == np.inf
+    assert layer.grads["weight"].tolist() == [[np.inf], [3]]

@@ -239,3 +239,24 @@ def test_several_inputs_are_taken_together_and_keep_their_targets():
         assert np.array_equal(s[:3] + 100, t)
         assert np.array_equal(t, wanted)  # lengths are those of the source
         assert np.array_equal(n, (s[0] + 1) % 5)
+
+
+def test_ids_beyond_the_vocabulary_have_no_character():
+    for wrong in ([-1], [0, 3]):
+        with pytest.raises(ValueError, match=r"^ids: expected values in \[0, 3\), got"):
+            Vocabulary("abc").decode(wrong)
+
+
+@pytest.mark.parametrize("kind", [Streams, Whole])
+@pytest.mark.parametrize(
+    ("B", "T", "name"), [(0, 5, "batch_size"), (-2, 5, "batch_size"), (2, 0, "seq_len")]
+)
+def test_sizes_of_chunks_below_one_are_refused(kind, B, T, name):
+    with pytest.raises(ValueError, match=rf"^{name}: expected 1 or more, got"):
+        kind(np.arange(100), B, T)
+
+
+def test_a_padding_of_numpy_is_rounded_like_one_of_python():
+    sequences = [np.ones(2, "f4"), np.ones(1, "f4")]
+    padded, _ = fr.pad_sequences(sequences, value=np.float64(0.1))
+    assert padded[1, 1] == np.float32(0.1) and padded.dtype == np.float32

@@ -117,3 +117,11 @@ def test_sizes_below_one_are_refused(sizes):
 def test_its_config_builds_it_again():
     layer = fr.Embedding(3, 2, dtype="float64")
     assert fr.Embedding(**layer.config()).config() == layer.config()
+
+
+def test_an_empty_list_of_ids_and_a_matrix_are_looked_up():
+    layer = fr.Embedding(5, 3, seed=0)
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix([[1, 2]])
+    assert layer([])[0].shape == (0, 3)
+    assert (layer(matrix)[0] == layer(np.array([[1, 2]]))[0]).all()

@@ -129,10 +129,24 @@ def test_a_state_is_refused():
         fr.Linear(3, 2)(np.zeros((1, 3), "f4"), np.zeros(1))
 
 
-def test_backward_after_a_step_of_the_optimizer_is_refused():
-    layer = fr.Linear(3, 2)
-    tape = layer.forward(np.zeros((4, 3), "f4"))[2]
+def step_of_the_optimizer(layer):
+    layer.grads["weight"] = 1
     fr.optim.SGD(layer).step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        step_of_the_optimizer,
+        lambda layer: layer.load_state_dict(fr.Linear(3, 2, seed=9).state_dict()),
+        lambda layer: layer.params["weight"].fill(0),  # by a hand that had read nothing before
+    ],
+    ids=["optimizer", "load_state_dict", "by hand"],
+)
+def test_backward_after_a_change_of_the_weight_is_refused(change):
+    layer = fr.Linear(3, 2, seed=0)
+    tape = layer.forward(np.zeros((4, 3), "f4"))[2]
+    change(layer)
     with pytest.raises(RuntimeError, match=r"the parameters have changed since forward"):
         tape.backward(np.zeros((4, 2), "f4"))
 

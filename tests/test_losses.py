@@ -322,3 +322,23 @@ def test_no_elements_give_nan_and_an_empty_gradient(loss):
 def test_a_target_that_does_not_fit_is_refused(loss, y, target, error, message):
     with pytest.raises(error, match=message):
         loss(y, target)
+
+
+def misaligned(array):
+    """The same numbers at an address that is no multiple of their size."""
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    other = raw[1:].view(array.dtype).reshape(array.shape)
+    other[...] = array
+    return other
+
+
+def test_arrays_of_any_alignment_are_taken():
+    x, t = np.array([[0.5, -1.0]], "f4"), np.array([[1.0, 0.0]], "f4")
+    ids = np.array([1])
+    assert fr.bce_with_logits(misaligned(x), misaligned(t))[0] == fr.bce_with_logits(x, t)[0]
+    assert fr.cross_entropy(misaligned(x), misaligned(ids))[0] == fr.cross_entropy(x, ids)[0]
+
+
+def test_no_targets_may_be_an_empty_list():
+    loss, dlogits = fr.cross_entropy(np.zeros((0, 4)), [])
+    assert np.isnan(loss) and dlogits.shape == (0, 4)

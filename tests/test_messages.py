@@ -194,6 +194,30 @@ CASES = {
     "distance_0": (lambda: tasks.recall(RNG, 6, 2, 0), "distance: expected an integer >= 1, got 0"),
     "symbols": (lambda: tasks.recall(RNG, 6, 2, 1, 0), "symbols: expected an integer >= 1, got 0"),
     "bits": (lambda: tasks.binary_sums(RNG, 63, 1), "bits: expected 1 to 62, got 63"),
+    "bound": (lambda: fr.init.uniform_(model(), "a"), "bound: expected a number above 0, got str"),
+    "input_std": (lambda: fr.init.identity_(model(), input_std="a"), "input_std: .* got str"),
+    "step_loss": (
+        lambda: fr.TrainStep(model(), fr.optim.SGD(model()), []),
+        "loss: expected one of .* got list|optimizer: expected one over",
+    ),
+    "nonlinearity": (
+        lambda: fr.RNN(2, 3, nonlinearity=np.ones(2)),
+        "nonlinearity: expected one of",
+    ),
+    "out_order": (
+        lambda: (
+            fr.RNN(2, 3).stream(2).step(np.ones((2, 2), "f4"), np.ones((2, 3), "f4", order="F"))
+        ),
+        r"out: expected a writeable C-contiguous array .* \(2, 3\), not in C order",
+    ),
+    "out_class": (
+        lambda: fr.RNN(2, 3).stream().step(np.ones((1, 2), "f4"), np.ma.ones((1, 3), "f4")),
+        "out: expected a writeable C-contiguous array .* got a MaskedArray of float32",
+    ),
+    "loss_of_none": (
+        lambda: trainer(loss=lambda y, t: (None, y)).evaluate(fr.Batches(IDS, IDS)),
+        "loss: expected a number, got NoneType",
+    ),
     "eps": (lambda: fr.gradcheck(model(), IDS, eps=0), "eps: expected a number above 0, got 0"),
 }
 

@@ -125,3 +125,25 @@ def test_the_state_of_another_schedule_is_refused():
 def test_what_makes_no_schedule_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(optimizer_of())
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize(
+    "wrong", [{"base_lr": -1.0}, {"steps": math.nan}, {"steps": -1}, {"base_lr": math.inf}]
+)
+def test_a_state_that_makes_no_rate_changes_nothing(kind, wrong):
+    schedule = MAKE[kind](optimizer_of())
+    before = schedule.state_dict(), schedule.optimizer.lr
+    later = MAKE[kind](optimizer_of())
+    rates(later, LOSSES[:5])
+    with pytest.raises((ValueError, TypeError)):
+        schedule.load_state_dict(later.state_dict() | wrong)
+    assert (schedule.state_dict(), schedule.optimizer.lr) == before
+
+
+def test_a_plateau_whose_own_rate_is_wrong_changes_nothing():
+    schedule = MAKE["plateau"](optimizer_of())
+    before = schedule.state_dict()
+    with pytest.raises(ValueError, match=r"^lr: "):
+        schedule.load_state_dict(before | {"steps": 3, "lr": -1.0})
+    assert schedule.state_dict() == before

@@ -1,5 +1,6 @@
 """Sequential: one buffer for all layers, states and lengths on their way, gradients back."""
 
+import copy
 import gc
 
 import numpy as np
@@ -227,3 +228,50 @@ def test_a_layer_may_move_on_when_its_chain_is_gone():
 def test_layers_of_two_dtypes_are_refused():
     with pytest.raises(ValueError, match=r"got float32 \(layer 0\) and float64 \(layer 1\)$"):
         fr.Sequential(fr.Linear(1, 1), fr.Linear(1, 1, dtype="float64"))
+
+
+def test_the_copy_of_a_chain_has_layers_and_buffers_of_its_own():
+    model = fr.Sequential(fr.GRU(3, 4, seed=0), fr.Linear(4, 2, seed=1))
+    twin = copy.deepcopy(model)
+    twin.params["1.bias"] = 5
+    assert (twin.layers[1].params["bias"] == 5).all()
+    assert (model.params["1.bias"] != 5).all()
+
+
+WRONG = {
+    "a gradient of the state": ((np.zeros((1, 1, 1), "f4"), None), None),
+    "a clip": (None, ("foo", 1)),
+    "a gradient for a layer without state": ((None, 3), None),
+}
+
+
+@pytest.mark.parametrize(("dstate", "clip"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_backward_that_is_refused_adds_to_no_gradient(nested, dstate, clip):
+    model = fr.Sequential(fr.GRU(3, 4, seed=0), fr.Linear(4, 2, seed=1))
+    outer = fr.Sequential(model, fr.Linear(2, 2, seed=2)) if nested else model
+    y, _, tape = outer.forward(np.ones((5, 2, 3), "f4"))
+    if nested and dstate is not None:
+        dstate = (dstate, None)
+    with pytest.raises((TypeError, ValueError)):
+        tape.backward(np.ones_like(y), dstate, clip_step=clip)
+    assert not any(gradient.any() for gradient in outer.grads.values())
+
+
+def test_a_change_of_a_lower_layer_is_refused_before_the_upper_ones_add_anything():
+    model = fr.Sequential(fr.Linear(3, 4, seed=1), fr.GRU(4, 4, seed=0))
+    y, _, tape = model.forward(np.ones((5, 2, 3), "f4"))
+    model.params["0.weight"] = 0
+    with pytest.raises(RuntimeError, match="changed since forward"):
+        tape.backward(np.ones_like(y))
+    assert not model.grads["1.weight_hh_l0"].any()
+
+
+def test_a_forward_that_a_later_layer_refuses_uses_up_no_mask():
+    model = fr.Sequential(fr.Dropout(0.5, seed=0), fr.LSTM(3, 4, 2, dropout=0.5, seed=1))
+    before = model.random_state
+    with pytest.raises(ValueError, match="x: expected shape"):
+        model.forward(np.ones((5, 2, 7), "f4"))
+    with pytest.raises(TypeError, match="state"):
+        model.forward(np.ones((5, 2, 3), "f4"), (None, 3))
+    assert model.random_state == before

@@ -1,5 +1,6 @@
 """The training loop: what it learns, what it reports, and when it ends."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -328,3 +329,41 @@ def test_data_that_carries_no_state_starts_each_chunk_from_zero():
     assert fresh.evaluate(Chunks((x, target))) == fresh.evaluate(Chunks((x, target), (x, target)))
     again.fit(Chunks((x, target)), epochs=2)
     assert_same(fresh, again)
+
+
+def mse_in_numpy(y, target):
+    difference = y - target
+    return np.mean(difference**2), 2 * difference / difference.size
+
+
+def test_a_loss_of_numpy_becomes_a_float_everywhere(tmp_path):
+    model = fr.GRU(2, 3, seed=0)
+    x = np.random.default_rng(0).standard_normal((4, 6, 2)).astype("f4")
+    y = np.zeros((4, 6, 3), "f4")
+    data = fr.Batches(x, y, batch_size=3)
+    log, best = tmp_path / "log", tmp_path / "best"
+    callbacks = [fr.callbacks.JSONLinesLog(log), fr.callbacks.Checkpoints(best)]
+    trainer = Trainer(model, fr.optim.SGD(model, 0.1), mse_in_numpy, callbacks=callbacks)
+    (row,) = trainer.fit(data, data, epochs=1)
+    assert type(trainer.train_step(x, y)) is float
+    assert {type(row[name]) for name in ("train_loss", "val_loss", "best")} == {float, bool}
+    assert json.loads(log.read_text())["val_loss"] == row["val_loss"]
+
+
+def test_a_part_of_an_epoch_is_not_the_best_without_validation():
+    whole_epochs, in_parts = make(), make()
+    whole_epochs.fit(streams(), epochs=2)
+    for steps in (3, 9, 31):
+        in_parts.fit(streams(), steps=steps)
+    in_parts.fit(streams(), epochs=2)
+    assert [row["best"] for row in in_parts.history] == [
+        row["best"] for row in whole_epochs.history
+    ]
+    assert in_parts.progress.best == whole_epochs.progress.best
+
+
+def test_targets_may_be_lists():
+    model = fr.Sequential(fr.GRU(5, 4, seed=0), fr.Linear(4, 5, seed=1))
+    trainer = Trainer(model, fr.optim.SGD(model, 0.1))
+    (row,) = trainer.fit(Chunks(([[0, 1], [2, 3]], [[1, 2], [3, 4]])), epochs=1)
+    assert row["step"] == 1 and row["tokens_per_s"] > 0

@@ -60,7 +60,8 @@ cdef class Affine:
         if not keep:
             return y, None
         cdef AffineTape tape = AffineTape.__new__(AffineTape)
-        tape.affine, tape.module, tape.version, tape.rows = self, module, module._version, rows
+        tape.affine, tape.module, tape.rows = self, module, rows
+        tape.weights = fingerprint(self.w)
         tape.y_shape = (<object> y).shape
         return y, None, tape
 
@@ -69,7 +70,8 @@ cdef class Affine:
 cdef class AffineTape:
     """What `Linear.forward` keeps for its gradient: the input itself."""
     cdef Affine affine
-    cdef object module, version, y_shape
+    cdef object module, y_shape
+    cdef uint64_t weights  # of forward: their fingerprint
     cdef cnp.ndarray rows
 
     def backward(self, dy, dstate=None, *, bint need_dx=True):
@@ -90,7 +92,7 @@ cdef class AffineTape:
         Raises
         ------
         RuntimeError
-            If an optimizer or load_state_dict has changed the weights since `forward`.
+            If the weights have changed since `forward`.
         """
         cdef Affine layer = self.affine
         cdef fr_gemm_args g, d
@@ -98,12 +100,9 @@ cdef class AffineTape:
         cdef Block scratch
         cdef cnp.ndarray dx = None, drows
         cdef int64_t n = cnp.PyArray_SIZE(self.rows) // layer.inputs
-        if dstate is not None:
-            raise ValueError("dstate: Linear keeps no state, expected None")
+        self._check_backward(dstate)
         if dy is None:
             return np.zeros((<object> self.rows).shape, layer.dtype) if need_dx else None, None
-        if self.module._version != self.version:
-            raise RuntimeError("backward: the parameters have changed since forward")
         if not isinstance(dy, np.ndarray):
             dy = _as_array("dy", dy)
         if dy.dtype != layer.dtype:
@@ -134,3 +133,9 @@ cdef class AffineTape:
                 status = fr_gemm(&g)
         _check_status("linear", status)
         return dx, None
+
+    def _check_backward(self, dstate, clip_step=None):
+        if dstate is not None:
+            raise ValueError("dstate: Linear keeps no state, expected None")
+        if fingerprint(self.affine.w) != self.weights:
+            raise RuntimeError("backward: the parameters have changed since forward")

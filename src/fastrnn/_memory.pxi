@@ -182,10 +182,22 @@ def _as_array(str name, value):
                          "different length; fastrnn.pad_sequences makes one of them") from None
 
 
+def fingerprint(cnp.ndarray array):
+    """A number that another content of this C-contiguous array would hardly have, too."""
+    return fr_fingerprint(_data(array), cnp.PyArray_NBYTES(array))
+
+
+def _as_integers(str name, value):
+    """The same where integers are wanted: an empty list is one of them, not of NumPy's float64."""
+    array = _as_array(name, value)
+    return array if isinstance(value, np.ndarray) or array.size else array.astype(np.int64)
+
+
 def _describe(value):
     if isinstance(value, np.ndarray):
         order = "" if value.dtype.isnative else " of foreign byte order"
-        return f"an array of {value.dtype.name}{order} with shape {value.shape}"
+        kind = "an array" if type(value) is np.ndarray else f"a {type(value).__name__}"
+        return f"{kind} of {value.dtype.name}{order} with shape {value.shape}"
     return type(value).__name__
 
 

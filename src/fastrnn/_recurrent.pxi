@@ -340,7 +340,7 @@ cdef class Engine:
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):
-    lengths = _as_array("lengths", lengths)
+    lengths = _as_integers("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {_describe(lengths)}")
     if (<object> lengths).shape != (B,):
@@ -408,6 +408,11 @@ cdef class Tape:
         if self.seen is None:
             raise AttributeError("tape.trace: forward was called without trace=True")
         return self.seen
+
+    def _check_backward(self, dstate, clip_step=None):
+        self.engine._check_state("d", dstate, self.B)
+        if clip_step is not None:
+            _check_clip_step(clip_step)
 
     cdef _per_step(self):
         """Zeros of shape (L*D, T, B, H)."""

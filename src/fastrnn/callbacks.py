@@ -288,7 +288,8 @@ class EarlyStopping(Callback):
         if value is None and self.monitor == "val_loss":
             value = row["train_loss"]
         sign = 1 if self.mode == "min" else -1
-        if self.best is None or sign * value < sign * self.best - self.min_delta:
+        better = self.best is None or sign * value < sign * self.best - self.min_delta
+        if better and not math.isnan(value):  # nothing is better than NaN, so it is no best
             self.best, self.waited = value, 0
         else:
             self.waited += 1

@@ -19,7 +19,7 @@ def clip_grad_norm_(model, max_norm, *, error_if_nonfinite=False) -> float:
     model : Module or sequence of Modules
         A parameter that belongs to several of them counts once.
     max_norm : float
-        At least 0; infinity only measures.
+        At least 0; infinity only measures, whatever the norm.
     error_if_nonfinite : bool, default False
         Raise if the norm is infinite or NaN, and leave the gradients as they are. Otherwise they
         become what the formula gives: zero or NaN.
@@ -57,7 +57,7 @@ def clip_grad_norm_(model, max_norm, *, error_if_nonfinite=False) -> float:
     norm = math.sqrt(sum(_core.sum_of_squares(flat) for flat in gradients))
     if error_if_nonfinite and not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients is {norm}")
-    factor = max_norm / (norm + 1e-6)
+    factor = 1.0 if max_norm == math.inf else max_norm / (norm + 1e-6)
     if not factor >= 1:  # so that NaN is not hidden
         for flat in gradients:
             _core.scale(flat, factor)

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ._core import _as_array
+from ._core import _as_array, _as_integers
+from .layers._checks import check_positive
 
 IGNORED = -100  # the target that `fastrnn.cross_entropy` does not count, by default
 
@@ -134,7 +135,17 @@ class Vocabulary:
         return ids.astype(np.int64, copy=False)
 
     def decode(self, ids) -> str:
-        """Return the text that a sequence of ids in [0, len(self)) stands for."""
+        """Return the text that a sequence of ids in [0, len(self)) stands for.
+
+        Raises
+        ------
+        ValueError
+            ``ids: expected values in [0, 65), got -1``.
+        """
+        ids = list(ids)
+        for i in ids:
+            if not 0 <= i < len(self):
+                raise ValueError(f"ids: expected values in [0, {len(self)}), got {i}")
         return "".join(self.characters[i] for i in ids)
 
 
@@ -202,7 +213,8 @@ class Streams:
     Raises
     ------
     ValueError
-        If the sequence is shorter than one chunk and its targets.
+        If the sequence is shorter than one chunk and its targets; ``seq_len: expected 1 or more,
+        got 0``.
 
     Examples
     --------
@@ -217,6 +229,8 @@ class Streams:
     carries_state = True
 
     def __init__(self, ids: np.ndarray, batch_size: int, seq_len: int, seed: int | None = None):
+        batch_size = check_positive("batch_size", batch_size)
+        seq_len = check_positive("seq_len", seq_len)
         if len(ids) <= batch_size * seq_len:
             raise ValueError(
                 f"text: expected more than batch size x sequence length = {batch_size} x {seq_len} "
@@ -253,7 +267,7 @@ class Whole:
     Raises
     ------
     ValueError
-        If there is nothing to predict.
+        If there is nothing to predict; ``seq_len: expected 1 or more, got 0``.
 
     Examples
     --------
@@ -268,6 +282,8 @@ class Whole:
     carries_state = True
 
     def __init__(self, ids: np.ndarray, batch_size: int, seq_len: int):
+        batch_size = check_positive("batch_size", batch_size)
+        seq_len = check_positive("seq_len", seq_len)
         inputs = len(ids) - 1
         if inputs < 1:
             raise ValueError(f"text: expected at least 2 characters to validate on, got {len(ids)}")
@@ -475,6 +491,8 @@ def pad_sequences(sequences, batch_first=False, value=0) -> tuple[np.ndarray, np
             )
     # An empty list is float64 to NumPy, and would turn token ids into floats.
     dtype = np.result_type(*([a.dtype for a in arrays if len(a)] or [arrays[0].dtype]))
+    if isinstance(value, np.floating):
+        value = float(value)  # rounded like the sequences themselves, as a Python float is
     try:
         with np.errstate(invalid="ignore", over="ignore"):
             fill = np.asarray(value).astype(dtype)
@@ -526,7 +544,7 @@ def unpad_sequences(padded, lengths, batch_first=False) -> list[np.ndarray]:
 
 
 def _checked_lengths(lengths, count, steps) -> np.ndarray:
-    array = _as_array("lengths", lengths)
+    array = _as_integers("lengths", lengths)
     fits = array.shape == (count,) and array.dtype.kind in "iu"
     if not fits or (count and not (array.min() >= 0 and array.max() <= steps)):
         given = array.tolist() if array.size <= 10 else f"{array.dtype} of shape {array.shape}"

@@ -59,8 +59,8 @@ def uniform_(model, bound=None, *, seed=None):
     >>> bool((layer.params["weight_hh_l0"] == fr.GRU(3, 4, seed=7).params["weight_hh_l0"]).all())
     True
     """
-    if bound is not None and not 0 < bound < math.inf:
-        raise ValueError(f"bound: expected a number above 0, got {bound}")
+    if bound is not None:
+        _check_positive("bound", bound)
     layers, rng = _recurrent(model), generator(seed)
     for layer in layers:
         limit = 1 / np.sqrt(layer.hidden_size) if bound is None else bound
@@ -155,7 +155,7 @@ def identity_(model, scale=1.0, *, input_std=0.001, seed=None):
     [[1.0, 0.0], [0.0, 1.0]]
     """
     _check_positive("scale", scale)
-    if not 0 <= input_std < math.inf:
+    if not 0 <= check_real("input_std", input_std, "a number >= 0") < math.inf:
         raise ValueError(f"input_std: expected a number >= 0, got {input_std}")
     layers, rng = _recurrent(model), generator(seed)
     for layer in layers:

@@ -61,15 +61,15 @@ def cross_entropy(logits, targets, ignore_index=-100):
     logits = _float_array("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least one axis, got a scalar")
-    targets = _core._as_array("targets", targets)
+    targets = _core._as_integers("targets", targets)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets: expected shape {logits.shape[:-1]}, got {targets.shape}")
     _check_fits_int64(targets, logits.shape[-1], ignore_index)
-    rows = np.ascontiguousarray(logits).reshape(targets.size, logits.shape[-1])
+    rows = _core._dense(logits).reshape(targets.size, logits.shape[-1])
     drows = np.empty_like(rows)
-    flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
+    flat = _core._dense(targets.astype(np.int64, copy=False)).reshape(-1)
     total, counted = _core.softmax_cross_entropy(rows, flat, ignore_index, drows)
     return total / counted if counted else float("nan"), drows.reshape(logits.shape)
 
@@ -160,7 +160,7 @@ def bce_with_logits(logits, target):
     t = _target_like(x, target)
     if not x.size:
         return float("nan"), np.empty_like(x)
-    flat, targets = (np.ascontiguousarray(a).reshape(-1) for a in (x, t))
+    flat, targets = (_core._dense(a).reshape(-1) for a in (x, t))
     dlogits = np.empty_like(flat)
     loss = _core.bce_with_logits(flat, targets, 1 / x.size, dlogits)
     return loss / x.size, dlogits.reshape(x.shape)

@@ -14,7 +14,7 @@ import math
 import numbers
 import operator
 
-from .layers._checks import check_real, check_saved
+from .layers._checks import check_index, check_real, check_saved
 
 
 class Schedule:
@@ -107,9 +107,19 @@ class Schedule:
         check_saved("schedule", saved, self._saved)
         for name in self._saved:
             check_real(name, saved[name])
+        check_index("steps", saved["steps"])
+        _number("base_lr", saved["base_lr"], 0)
+        kept = {name: getattr(self, name) for name in self._saved}
+        try:
+            self._take(saved)
+        except BaseException:
+            self._take(kept)
+            raise
+
+    def _take(self, saved) -> None:
         self._base_lr = saved["base_lr"]
         for name in self._saved:
-            if name != "base_lr":
+            if name != "base_lr":  # its setter would rescale the rest
                 setattr(self, name, saved[name])
         self._set()
 
@@ -372,7 +382,7 @@ def _integer(name, value, least):
 
 def _number(name, value, least, *, above=False, below=math.inf):
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (number > least or (number == least and not above)) or not number < below:

@@ -350,6 +350,7 @@ class Trainer:
         self.model.zero_grad()
         y, state, tape = self.model.forward(x, self.state, **_keywords(lengths))
         loss, dy = self.loss(y, target)
+        loss = check_real("loss", loss)
         if not math.isfinite(loss):
             raise NonFiniteError(f"step {p.step + 1}: the loss is {loss}{self._because(x)}")
         tape.backward(dy)
@@ -499,7 +500,7 @@ class Trainer:
             self.state = None
         p.position += 1
         p.epoch_loss += loss
-        p.epoch_tokens += chunk[1].size
+        p.epoch_tokens += np.size(chunk[1])
         p.epoch_seconds += now - before
         p.seconds = now - self._started
         self._emit("on_step", loss)
@@ -532,7 +533,8 @@ class Trainer:
             **{f"val_{name}": value for name, value in scores.items()},
             "tokens_per_s": p.epoch_tokens / p.epoch_seconds,
             "seconds": p.seconds,
-            "best": judged < p.best,
+            # The mean training loss of a part of an epoch is not comparable to that of a whole one.
+            "best": judged < p.best and (complete or validation is not None),
         }
         if row["best"]:
             p.best = judged
@@ -557,7 +559,7 @@ class Trainer:
         for y, target in self._outputs(data):
             counted = _counted(target)
             if counted:
-                totals["loss"] += self.loss(y, target)[0] * counted
+                totals["loss"] += check_real("loss", self.loss(y, target)[0]) * counted
                 for name, metric in self.metrics.items():
                     totals[name] += float(metric(y, target)) * counted
                 all_counted += counted

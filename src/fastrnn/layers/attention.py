@@ -230,7 +230,7 @@ class AdditiveAttentionTape:
     """
 
     def __init__(self, layer, query, memory, lengths, queries, keys, weights):
-        self._layer, self._version = layer, layer._version
+        self._layer, self._weights_were = layer, _core.fingerprint(layer._flat)
         self._query, self._memory, self._lengths = query, memory, lengths
         self._queries, self._keys, self._weights = queries, keys, weights
 
@@ -254,12 +254,10 @@ class AdditiveAttentionTape:
         Raises
         ------
         RuntimeError
-            If an optimizer or load_state_dict has changed the weights since `forward`.
+            If the weights have changed since `forward`.
         """
         layer, memory, weights = self._layer, self._memory, self._weights
-        check_stateless(layer, dstate, "dstate")
-        if layer._version != self._version:
-            raise RuntimeError("backward: the parameters have changed since forward")
+        self._check_backward(dstate)
         (B, T, _), E = weights.shape, layer.memory_size
         shape = (B, T, E) if layer.batch_first else (T, B, E)
         dcontext = layer._turn(check_gradient(dy, layer.dtype, shape))
@@ -282,12 +280,17 @@ class AdditiveAttentionTape:
         _back(dkeys, memory, layer._params["weight_memory"], dmemory, grads["weight_memory"])
         return (layer._turn(dquery), layer._turn(dmemory)), None  # (E13)
 
+    def _check_backward(self, dstate, clip_step=None):
+        check_stateless(self._layer, dstate, "dstate")
+        if _core.fingerprint(self._layer._flat) != self._weights_were:
+            raise RuntimeError("backward: the parameters have changed since forward")
+
 
 def _check_lengths(lengths, B, S) -> np.ndarray:
     """Return (B,) int64: the places of each row; all of them without lengths."""
     if lengths is None:
         return np.full(B, S, np.int64)
-    lengths = _core._as_array("lengths", lengths)
+    lengths = _core._as_integers("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if lengths.shape != (B,):

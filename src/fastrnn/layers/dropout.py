@@ -127,11 +127,14 @@ class DropoutTape:
 
     def backward(self, dy, dstate=None):
         """Return the gradient of x: `dy`, None for zeros, through the mask of forward."""
-        if dstate is not None:
-            raise ValueError("dstate: Dropout keeps no state, expected None")
+        self._check_backward(dstate)
         if dy is None:
             return np.zeros(self._shape, self._dtype), None
         return _core.dropout(check_gradient(dy, self._dtype, self._shape), *self._mask), None
+
+    def _check_backward(self, dstate, clip_step=None):
+        if dstate is not None:
+            raise ValueError("dstate: Dropout keeps no state, expected None")
 
 
 def _real(x):

@@ -113,7 +113,7 @@ class Embedding(Module):
 
     def _look_up(self, x, state):
         check_stateless(self, state)
-        x = _core._as_array("x", x)
+        x = np.asarray(_core._as_integers("x", x))  # a matrix would keep its two axes
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got {x.dtype}")
         if x.size:
@@ -153,10 +153,13 @@ class EmbeddingTape:
             ``dy: expected shape (2, 2, 2), got (2, 2)``; no gradient has changed.
         """
         layer = self._layer
-        check_stateless(layer, dstate, "dstate")
+        self._check_backward(dstate)
         if dy is None:
             return None, None
         dy = check_gradient(dy, layer.dtype, self._y_shape)
         rows = np.ascontiguousarray(dy).reshape(-1, layer.embedding_dim)
         _core.scatter_add(layer._grads["weight"], self._ids, rows)
         return None, None
+
+    def _check_backward(self, dstate, clip_step=None):
+        check_stateless(self._layer, dstate, "dstate")

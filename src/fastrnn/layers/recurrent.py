@@ -219,7 +219,7 @@ class RNN(Recurrent):
         dtype="float32",
         seed=None,
     ):
-        if nonlinearity not in _NONLINEARITIES:
+        if not isinstance(nonlinearity, str) or nonlinearity not in _NONLINEARITIES:
             raise ValueError(
                 f"nonlinearity: expected one of {', '.join(_NONLINEARITIES)}, got {nonlinearity!r}"
             )

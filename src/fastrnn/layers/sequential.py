@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 
 from ..module import Module, build, describe
-from .container import Container
+from .container import Container, check_backward, named_layers
 
 
 class Sequential(Container):
@@ -71,6 +71,12 @@ class Sequential(Container):
             for layer in layers
         )
         self._nothing = ({},) * len(layers)
+        self._drawing = [
+            part
+            for layer in layers
+            for _, part in named_layers(layer)
+            if hasattr(part, "_calls")  # it may draw masks of dropout
+        ]
         parts = {str(i): layer for i, layer in enumerate(layers)}
         self._adopt(parts, next(iter(dtypes), "float32"))
 
@@ -150,14 +156,20 @@ class Sequential(Container):
             As a call.
         """
         final, tapes = [], []
-        for layer, initial, keywords in self._steps(state, lengths, reset):
-            # The step of a small model is made of calls like this one: no empty keywords.
-            if keywords:
-                x, last, tape = layer.forward(x, initial, **keywords)
-            else:
-                x, last, tape = layer.forward(x, initial)
-            final.append(last)
-            tapes.append(tape)
+        calls = [part._calls for part in self._drawing]
+        try:
+            for layer, initial, keywords in self._steps(state, lengths, reset):
+                # The step of a small model is made of calls like this one: no empty keywords.
+                if keywords:
+                    x, last, tape = layer.forward(x, initial, **keywords)
+                else:
+                    x, last, tape = layer.forward(x, initial)
+                final.append(last)
+                tapes.append(tape)
+        except BaseException:  # of a later layer: no mask was used up
+            for part, count in zip(self._drawing, calls, strict=True):
+                part._calls = count
+            raise
         return x, tuple(final), SequentialTape(tapes)
 
     def _steps(self, state, lengths, reset):
@@ -193,8 +205,15 @@ class SequentialTape:
         dx : ndarray, or None where the first layer takes ids
         dstate : tuple
             Gradient of the initial states; None for layers without one.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            What a layer says about `dy`, `dstate`, `clip_step` or parameters that have changed; no
+            gradient has.
         """
         dstates = per_layer(dstate, len(self._tapes), "dstate")
+        check_backward(self._tapes, dstates, clip_step)
         initial = []
         for tape, dlast in zip(reversed(self._tapes), reversed(dstates), strict=True):
             if clip_step is not None and "clip_step" in inspect.signature(tape.backward).parameters:
@@ -203,6 +222,9 @@ class SequentialTape:
                 dy, dfirst = tape.backward(dy, dlast)
             initial.append(dfirst)
         return dy, tuple(reversed(initial))
+
+    def _check_backward(self, dstate, clip_step):
+        check_backward(self._tapes, per_layer(dstate, len(self._tapes), "dstate"), clip_step)
 
 
 def per_layer(state, count: int, name: str) -> tuple:

@@ -102,9 +102,12 @@ class Stream:
             or out.dtype != self._dtype
             or not out.flags.carray
         ):
+            got = _core._describe(out)
+            if isinstance(out, np.ndarray) and not out.flags.carray:
+                got += ", read-only" if not out.flags.writeable else ", not in C order"
             raise ValueError(
                 f"out: expected a writeable C-contiguous array of {self._dtype} with shape "
-                f"{self._shape}, got {_core._describe(out)}"
+                f"{self._shape}, got {got}"
             )
         self._stepper.step(x, out)
         return out
