@@ -61,7 +61,7 @@ static const struct {
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
 
-static const fr_kernels *current;
+static const fr_kernels *_Atomic current;
 
 const char *fr_isa_name(int index)
 {
@@ -87,15 +87,18 @@ fr_status fr_isa_select(const char *name)
     const int i = find(name);
     if (i < 0 || !sets[i].available())
         return FR_EISA;
-    current = sets[i].kernels;
+    atomic_store_explicit(&current, sets[i].kernels, memory_order_relaxed); /* all of it is const */
     return FR_OK;
 }
 
 const fr_kernels *fr_current_kernels(void)
 {
-    if (!current) /* two threads may both come here; both write the same pointer */
+    const fr_kernels *kernels = atomic_load_explicit(&current, memory_order_relaxed);
+    if (!kernels) { /* two threads may both come here; both write the same pointer */
         fr_isa_select(NULL);
-    return current;
+        kernels = atomic_load_explicit(&current, memory_order_relaxed);
+    }
+    return kernels;
 }
 
 const char *fr_isa(void)

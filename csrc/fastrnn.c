@@ -131,7 +131,8 @@ static fr_status check_seq(const fr_seq *seq)
 {
     if (!seq || seq->threads < 0 || seq->threads > FR_MAX_THREADS)
         return FR_EARG;
-    if (seq->T < 0 || seq->B < 0 || seq->T >= (1ll << 40) || seq->B >= (1ll << 40))
+    if (seq->T < 0 || seq->B < 0 || seq->T >= (1ll << 40) || seq->B >= (1ll << 40) ||
+        (seq->B && seq->T > (1ll << 56) / seq->B)) /* so many rows can be counted */
         return FR_EDIM;
     if (seq->lengths)
         for (int64_t b = 0; b < seq->B; b++)
@@ -206,10 +207,13 @@ fr_status fr_pack(const fr_layer *layer, int use, void *packed, const fr_weights
         return FR_EARG;
     if (!packed_layout(layer, use, &call.at))
         return FR_EDIM;
-    const fr_packed_header header = header_of(layer, use);
-    memcpy(packed, &header, sizeof header);
     call.threads = use & FR_USE_ALONE || call.at.bytes < PACK_ALONE ? 1 : fr_get_num_threads();
-    return fr_team_run(call.threads, typed(layer)->pack, &call, sizeof call);
+    const fr_status packing = fr_team_run(call.threads, typed(layer)->pack, &call, sizeof call);
+    if (packing == FR_OK) {
+        const fr_packed_header header = header_of(layer, use);
+        memcpy(packed, &header, sizeof header);
+    }
+    return packing;
 }
 
 /* Packed weights name what they were made for; a call that needs more is refused. */
@@ -282,7 +286,7 @@ static void sort_rows(const fr_seq *seq, int64_t T, int64_t *order, int64_t *len
  * dG from each other's caches and meet at every chunk; or each adds up its own rows' share, and clears
  * and adds a second set of gradients. The second is faster from about as many rows as W and R have
  * columns: RNN with H = 200 and 700 rows 2 to 5%, and more where others use the caches, too.
- * Returns the bytes of such a set, or 0. */
+ * Returns the bytes of such a set, 0 without one, and more than any memory has if they overflow. */
 static size_t own_bytes(const fr_call *call, size_t G, int tokens)
 {
     const fr_layer *layer = &call->layer;
@@ -292,8 +296,12 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
     const double rows = (double)call->rows.B * (double)call->rows.T;
     if (call->plan.rows < 2 || rows < 1.25 * (double)columns)
         return 0;
-    const size_t numbers = G * H * (I + H + 2) + (tokens ? I * G * (size_t)call->Hp : 0);
-    return (numbers * real_bytes(layer) + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+    size_t weights, table, bytes;
+    if (!multiply(&weights, G * H, I + H + 2) ||
+        !multiply(&table, tokens ? I : 0, G * (size_t)call->Hp) ||
+        !multiply(&bytes, weights + table, real_bytes(layer)))
+        return SIZE_MAX / 2;
+    return (bytes + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
 }
 
 static fr_plan plan_of(const fr_layer *layer, const fr_seq *seq, int backward, int tokens)
@@ -357,7 +365,8 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
             call->gates = place(&a, B, (size_t)call->reserve_row, real, 1);
         if (!tokens) {
             call->xw = place(&a, chunk_rows, (size_t)call->xw_row, real, 1);
-            call->work_stride = call->blas ? chunk_rows * I * real : 0;
+            if (call->blas && !multiply(&call->work_stride, chunk_rows, I * real))
+                return 0;
         }
     } else {
         call->carry_h = place(&a, B, Hp, real, 1);
@@ -372,10 +381,12 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
             call->own = place(&a, (size_t)call->plan.rows - 1, call->own_stride, 1, 1);
         /* Either the blocks of our own product, or rows gathered for a foreign one. */
         const size_t wide = (I + nr - 1) / nr * nr + 2 * Hp;
-        size_t work = FR_MC * (FR_KC + 16) + FR_KC * wide;
-        if (call->blas && work < (FR_KC + chunk_rows) * (I + Hp))
-            work = (FR_KC + chunk_rows) * (I + Hp);
+        size_t work = FR_MC * (FR_KC + 16) + FR_KC * wide, gathered;
+        if (!multiply(&gathered, FR_KC + chunk_rows, (I + Hp) * real))
+            return 0;
         call->work_stride = work * real;
+        if (call->blas && call->work_stride < gathered)
+            call->work_stride = gathered;
     }
     call->work_stride = (call->work_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
     call->work = place(&a, threads, call->work_stride, 1, 1);
@@ -405,12 +416,18 @@ size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
     return a.ok ? a.used : 0;
 }
 
-/* Of sizes that may overflow: a batch of more rows than are few is asked for its lengths only. */
 static int is_few(const fr_layer *layer, const fr_seq *seq)
 {
-    if (seq->B > FR_FEW_ROWS && seq->T && !seq->lengths)
-        return 0;
     return fr_is_few(layer, longest(seq), total_rows(seq));
+}
+
+/* Few rows go back by the weights that forward has read; dx by those of x, also where tokens came in
+ * (it is then the gradient of the one-hot rows that they stand for). */
+static int backward_use(int few, int by_token, int dx)
+{
+    if (few)
+        return (by_token ? FR_USE_TOKENS : FR_USE_DENSE) | (dx ? FR_USE_DENSE : 0);
+    return FR_USE_BACKWARD | (dx ? FR_USE_DX : 0);
 }
 
 int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx)
@@ -418,8 +435,7 @@ int fr_training_use(const fr_layer *layer, const fr_seq *seq, int tokens, int dx
     if (check_layer(layer) != FR_OK || check_seq(seq) != FR_OK)
         return 0;
     int use = tokens ? FR_USE_TOKENS : FR_USE_DENSE;
-    if (!is_few(layer, seq))
-        use |= FR_USE_BACKWARD | (dx ? FR_USE_DX : 0);
+    use |= backward_use(is_few(layer, seq), tokens, dx);
     if (plan_of(layer, seq, 0, tokens).threads == 1 && plan_of(layer, seq, 1, tokens).threads == 1)
         use |= FR_USE_ALONE;
     return use;
@@ -439,12 +455,11 @@ size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int t
 
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward)
 {
-    fr_status status = check_layer(layer);
+    fr_status status = plan ? check_layer(layer) : FR_EARG;
     if (status == FR_OK)
         status = check_seq(seq);
     if (status == FR_OK)
-        *plan = fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr,
-                             backward ? FR_PASS_BACKWARD : FR_PASS_FORWARD);
+        *plan = plan_of(layer, seq, backward, 0);
     return status;
 }
 
@@ -557,8 +572,7 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
      * round otherwise. */
     const int few = check_layer(layer) == FR_OK && check_seq(seq) == FR_OK && is_few(layer, seq);
     const int by_token = !args->x.p && args->tokens.p;
-    const int use = few ? (by_token ? FR_USE_TOKENS : FR_USE_DENSE)
-                        : FR_USE_BACKWARD | (args->dx.p ? FR_USE_DX : 0);
+    const int use = backward_use(few, by_token, args->dx.p != NULL);
     const fr_status status =
         begin(&call, layer, seq, args->packed, use, &args->x, &args->tokens, args->scratch, 1, 1);
     if (status != FR_OK)
@@ -628,6 +642,8 @@ fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int
 {
     if ((unsigned)dtype >= FR_DTYPES || kind < 0 || kind > 2 || n < 0 || (n && (!out || !in)))
         return FR_EARG;
+    const unsigned long saved = fr_flush_on();
     fr_current_kernels()->typed[dtype].activation(kind, out, in, n);
+    fr_flush_restore(saved);
     return FR_OK;
 }

@@ -2,6 +2,9 @@
  *
  * The only file that knows BLAS conventions. Everything here is row-major, C = op(A) op(B); a
  * foreign provider is called through CBLAS, which takes row-major as it is. */
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 #include <string.h>
 
 #include "internal.h"
@@ -72,6 +75,7 @@ void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t 
  * sets it, the last one out puts it back. */
 static atomic_flag counting = ATOMIC_FLAG_INIT;
 static int calls_inside, threads_before;
+static int left_behind; /* by calls that a fork has ended: threads_before is still to be put back */
 
 static int swap_threads(int n)
 {
@@ -88,10 +92,23 @@ void fr_blas_enter(void)
 {
     while (atomic_flag_test_and_set_explicit(&counting, memory_order_acquire))
         ;
-    if (calls_inside++ == 0)
-        threads_before = swap_threads(1);
+    if (calls_inside++ == 0) {
+        const int now = swap_threads(1);
+        threads_before = left_behind ? threads_before : now;
+        left_behind = 0;
+    }
     atomic_flag_clear_explicit(&counting, memory_order_release);
 }
+
+#ifndef _WIN32
+/* In the child, where the calls of other threads will never end. */
+static void after_fork(void)
+{
+    left_behind = left_behind || calls_inside > 0;
+    calls_inside = 0;
+    atomic_flag_clear(&counting);
+}
+#endif
 
 void fr_blas_leave(void)
 {
@@ -149,6 +166,13 @@ fr_status fr_blas_select(const fr_blas *blas)
         return FR_EARG;
     if (!answers_correctly(blas))
         return FR_EBLAS;
+#ifndef _WIN32
+    static int watching_forks;
+    if (!watching_forks && pthread_atfork(NULL, NULL, after_fork))
+        return FR_EBLAS;
+    watching_forks = 1;
+#endif
+    left_behind = 0; /* it is another provider's */
     strncpy(provider_name, blas->name, sizeof provider_name - 1);
     provider = *blas;
     provider.name = provider_name;
@@ -196,7 +220,7 @@ static fr_status check(const fr_gemm_args *g)
     if (g->M < 0 || g->N < 0 || g->K < 0)
         return FR_EDIM;
     const int64_t most = INT64_MAX / 64;
-    if ((g->N && g->K > most / (g->N + 64)) || (g->N && g->M > most / g->N) ||
+    if (g->N > most || (g->N && g->K > most / (g->N + 64)) || (g->N && g->M > most / g->N) ||
         (g->K && g->M > most / g->K))
         return FR_EDIM;
     if (g->lda < (g->transpose_a ? g->M : g->K) || g->ldb < (g->transpose_b ? g->K : g->N) ||
@@ -215,9 +239,9 @@ fr_status fr_gemm(const fr_gemm_args *args)
     const fr_status status = check(args);
     if (status != FR_OK)
         return status;
-    if (args->M == 0 || args->N == 0)
+    if (args->M == 0 || (args->N == 0 && !args->sums)) /* the sums are of A alone */
         return FR_OK;
-    if (!args->C || (args->K && (!args->A || !args->B)) || !args->scratch)
+    if ((args->N && !args->C) || (args->K && (!args->A || (args->N && !args->B))) || !args->scratch)
         return FR_EARG;
     fr_gemm_call call = {.args = *args};
     const double multiplies = (double)args->M * args->N * args->K;

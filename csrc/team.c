@@ -315,13 +315,12 @@ static int worth_waking(int threads)
 fr_status fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes)
 {
     if (threads > 1 && lock_try(&team)) {
-        const fr_status status = grow(threads);
-        const int together = status == FR_OK && worth_waking(threads);
+        const int together = grow(threads) == FR_OK && worth_waking(threads);
         if (together)
             run_all(threads, job, arg, bytes);
         lock_drop(&team);
-        if (together || status != FR_OK)
-            return status;
+        if (together)
+            return FR_OK;
     }
     run_flushed(job, arg, 0);
     alone_until = microseconds();

@@ -122,7 +122,9 @@ typedef struct fr_tokens {
  *   hT, cT   (B,H)    out  each row's own last state; may be NULL
  *   reserve           out  NULL: inference, nothing kept
  *   x                 in   or tokens, when x.p is NULL
- *   h0, c0   (B,H)    in   NULL: zeros */
+ *   h0, c0   (B,H)    in   NULL: zeros
+ * hT may be h0 and cT may be c0, so that a state is moved on in place; no other output may overlap an
+ * input. (A training call's h0 and c0 are read again by backward.) */
 typedef struct fr_forward_args {
     fr_array y;
     void *hT, *cT;
@@ -147,7 +149,8 @@ typedef enum fr_clip {
 } fr_clip;
 
 /* Backward of one forward call; y, x, h0, c0 are those of that call, unchanged.
- *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted. Apart from whatever is
+ *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted; of tokens, the gradient
+ *                     of the one-hot rows that they stand for. Apart from whatever is
  *                     read: some rows of it are written while rows of x are still needed
  *   dh0, dc0 (B,H)    out  may be NULL
  *   grads             in/out, added into; w_ih NULL: no weight gradients at all
@@ -224,8 +227,8 @@ fr_status fr_gemm(const fr_gemm_args *args);
  *   len       (B,)      in   places of each row, 0..S; NULL: all of them
  *
  * Dense, row-major, not overlapping. No allocation and no scratch: p is never stored. The same
- * numbers for any number of threads. Returns FR_OK, or FR_EDIM, FR_EARG, FR_ELENGTH with nothing
- * written. */
+ * numbers for any number of threads. Returns FR_OK, or FR_EDIM, FR_EARG, FR_ELENGTH, FR_ETHREAD with
+ * nothing written. */
 typedef struct fr_attention_args {
     fr_dtype dtype;
     int64_t B, T, S, M;
@@ -243,6 +246,9 @@ fr_status fr_attention_backward(const fr_attention_args *args);
 uint64_t fr_fingerprint(const void *p, size_t bytes);
 
 /* ---- element-wise, exposed for tests: kind 0 exp, 1 sigmoid, 2 tanh ---------------------- */
+
+/* As the kernels compute them, whose exponents are at most 0: exp is infinite from 127.5 ln 2 = 88.4 on,
+ * in double from 709.4. */
 fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int64_t n);
 
 /* ---- the machine ------------------------------------------------------------------------- */
@@ -273,7 +279,7 @@ typedef struct fr_blas {
 fr_status fr_blas_select(const fr_blas *blas); /* NULL: own */
 const char *fr_blas_name(void);
 
-/* How a call's work is split, for people and for tests. */
+/* How the work of a call on x (not on tokens) is split, for people and for tests. */
 typedef struct fr_plan {
     int threads;     /* rows * units of them, and one more that works ahead */
     int rows, units; /* parts of the batch; parts of the hidden units */

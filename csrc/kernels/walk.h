@@ -137,6 +137,8 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         if (call->plan.ahead)
             fr_tell(&call->ahead[2], s0 / call->plan.chunk + 1);
     }
+    if (with.places && call->hT) /* which may be h0, and others still amid their last step */
+        NAME(wait_for_others)(&with, rows->T, 1);
     for (int64_t q = 0; q < part.nj && u1 > u0; q++) { /* each row's own last state */
         const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j), n = fr_length(rows, j);
         const real *h = n          ? NAME(at)(&call->y, fr_time(rows, n - 1, j), b)

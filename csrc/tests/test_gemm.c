@@ -123,6 +123,17 @@ static void products_shared_by_threads_are_right(void)
     fr_set_num_threads(1);
 }
 
+static void the_sums_of_a_are_added_also_where_b_has_no_columns(void)
+{
+    const float A[2 * 3] = {1, 2, 3, 4, 5, 6};
+    float sums[2] = {10, 20};
+    fr_gemm_args g = {.dtype = FR_F32, .M = 2, .K = 3, .A = A, .lda = 3, .sums = sums};
+    g.scratch = guarded(fr_gemm_scratch_bytes(&g));
+    CHECK(fr_gemm(&g) == FR_OK, "N 0");
+    CHECK(sums[0] == 16 && sums[1] == 35, "%g and %g", sums[0], sums[1]);
+    release(g.scratch);
+}
+
 static void a_product_over_nothing_is_zero_or_the_bias_without_any_operand(void)
 {
     double C[2 * 70], bias[70];
@@ -246,6 +257,7 @@ int main(void)
     RUN_ON_EVERY_ISA(products_of_every_size_and_transpose_are_right);
     RUN_ON_EVERY_ISA(products_shared_by_threads_are_right);
     RUN_ON_EVERY_ISA(a_product_over_nothing_is_zero_or_the_bias_without_any_operand);
+    RUN_ON_EVERY_ISA(the_sums_of_a_are_added_also_where_b_has_no_columns);
     RUN(an_empty_product_touches_nothing);
     RUN_ON_EVERY_ISA(activations_agree_with_the_c_library);
     RUN_ON_EVERY_ISA(activations_keep_nan_zero_and_saturation);

@@ -297,7 +297,14 @@ static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
         {"none", &layer, {.T = 0, .B = 1 << 30}, 0, 1, FR_USE_DENSE},
         {"18 rows", &layer, {.T = 6, .B = 3}, 0, 1, all},
         {"17 rows, no dx", &layer, {.T = 1, .B = FR_FEW_ROWS + 1}, 0, 0, all & ~FR_USE_DX},
-        {"beyond memory", &layer, {.T = 1ll << 39, .B = 1ll << 39}, 0, 1, all},
+        {"16 steps of tokens, dx",
+         &layer,
+         {.T = FR_FEW_ROWS, .B = 1},
+         1,
+         1,
+         FR_USE_TOKENS | FR_USE_DENSE},
+        {"very many", &layer, {.T = 1ll << 28, .B = 1ll << 28}, 0, 1, all},
+        {"beyond memory", &layer, {.T = 1ll << 39, .B = 1ll << 39}, 0, 1, 0},
         {"no sequence", &layer, {.T = -1, .B = 1}, 0, 1, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -315,6 +322,42 @@ static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
     CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
     release(dense);
     free_call(c);
+}
+
+/* The gradient of one-hot rows, which no few rows are too few for. */
+static void a_gradient_of_tokens_is_that_of_their_one_hot_rows(void)
+{
+    const int all = FR_USE_TOKENS | FR_USE_DENSE | FR_USE_BACKWARD | FR_USE_DX;
+    for (int steps = 2; steps <= T; steps += T - 2) { /* few rows and more, of a layer so small */
+        float expected[T * B * I];
+        call *c = new_call();
+        c->seq.T = steps;
+        for (int i = 0; i < steps * B; i++)
+            for (int k = 0; k < I; k++)
+                c->x[i * I + k] = c->tokens[i] == k;
+        CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
+        CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward");
+        memcpy(expected, c->out[3], sizeof expected);
+        memset(c->out[3], 0, sizeof expected);
+        const fr_array dx = c->backward.dx;
+        use_tokens(c);
+        c->backward.dx = dx;
+        const int use = fr_training_use(&c->layer, &c->seq, 1, 1) & all;
+        void *packed = pack(c, c->layer, use);
+        c->forward.packed = c->backward.packed = packed;
+        CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward of tokens");
+        CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_OK, "backward of tokens");
+        for (int i = 0; i < steps * B * I; i++)
+            CHECK(fabsf(c->out[3][i] - expected[i]) < 1e-5f, "%d steps, dx[%d] is %g, not %g",
+                  steps, i, c->out[3][i], expected[i]);
+        release(packed);
+        packed = pack(c, c->layer, use & ~(FR_USE_DENSE | FR_USE_DX));
+        c->backward.packed = packed;
+        CHECK(fr_backward(&c->layer, &c->seq, &c->backward) == FR_EPACK,
+              "weights without those of dx");
+        release(packed);
+        free_call(c);
+    }
 }
 
 static void packing_refuses_what_it_cannot_pack(void)
@@ -349,6 +392,25 @@ static void sizes_that_overflow_are_answered_by_0(void)
     CHECK(fr_forward_scratch_bytes(&wide, &many, 1) == 0, "B and H 2^39");
     CHECK(fr_backward_scratch_bytes(&wide, &many, 1) == 0, "B and H 2^39");
     CHECK(fr_reserve_bytes(&small, &negative) == 0, "T -1");
+    const fr_layer narrow = {FR_RNN_TANH, FR_F32, 1, 1};
+    for (int bits = 28; bits < 40; bits++) { /* of which 32 made a product of 2^64 rows */
+        const fr_seq square = {.T = 1ll << bits, .B = 1ll << bits};
+        const size_t bytes = fr_reserve_bytes(&small, &square);
+        CHECK(bytes == 0 || bits == 28, "T and B 2^%d", bits);
+        CHECK(fr_backward_scratch_bytes(&narrow, &square, 0) == 0 || bits == 28, "2^%d rows",
+              2 * bits);
+    }
+    const fr_seq two = {.T = 1ll << 39, .B = 2, .threads = 2}; /* gradients of each part's own */
+    const fr_layer broad = {FR_LSTM, FR_F32, 1ll << 38, 1ll << 20};
+    CHECK(fr_backward_scratch_bytes(&broad, &two, 1) == 0, "I 2^38, H 2^20");
+    const fr_gemm_args product = {.dtype = FR_F32,
+                                  .M = 1,
+                                  .N = INT64_MAX - 1,
+                                  .K = 1,
+                                  .lda = 1,
+                                  .ldb = INT64_MAX,
+                                  .ldc = INT64_MAX};
+    CHECK(fr_gemm_scratch_bytes(&product) == 0, "N 2^63 - 2");
     CHECK(fr_forward_scratch_bytes(&none, &seq, 0) == 0, "I 0");
     CHECK(fr_backward_scratch_bytes(&small, &negative, 0) == 0, "T -1");
 }
@@ -497,6 +559,7 @@ static void a_plan_of_something_impossible_is_refused(void)
     const fr_seq seq = {.T = T, .B = B}, negative = {.T = T, .B = -1};
     fr_plan plan;
     memset(&plan, 0xff, sizeof plan);
+    CHECK(fr_plan_describe(NULL, &layer, &seq, 0) == FR_EARG, "no plan");
     CHECK(fr_plan_describe(&plan, NULL, &seq, 0) == FR_EARG, "no layer");
     CHECK(fr_plan_describe(&plan, &layer, NULL, 0) == FR_EARG, "no sequence");
     CHECK(fr_plan_describe(&plan, &none, &seq, 0) == FR_EDIM, "H 0");
@@ -583,6 +646,7 @@ int main(void)
     RUN(weights_packed_for_another_instruction_set_are_refused);
     RUN(weights_not_packed_for_this_use_are_refused);
     RUN(a_training_call_of_a_few_rows_needs_only_what_forward_reads);
+    RUN(a_gradient_of_tokens_is_that_of_their_one_hot_rows);
     RUN(a_training_call_says_whether_one_thread_makes_it);
     RUN(packing_refuses_what_it_cannot_pack);
     RUN(sizes_that_overflow_are_answered_by_0);

@@ -77,6 +77,32 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
     CHECK(runs_once_each(3), "afterwards, with threads to be had");
 }
 
+static void an_offered_job_runs_alone_where_no_thread_can_start(void)
+{
+    int runs[FR_MAX_THREADS] = {0};
+    refuse_threads = 1;
+    CHECK(fr_team_offer(5, count_run, runs, sizeof runs) == FR_OK, "offered"); /* 3 are there */
+    CHECK(runs[0] == 1 && runs[1] == 0, "%d and %d runs", runs[0], runs[1]);
+    refuse_threads = 0;
+}
+
+/* Not even the header, with which a call would take them for packed weights. */
+static void weights_that_no_thread_packs_are_not_written(void)
+{
+    enum { many = 200 };
+    static const float w[4 * many * many];
+    const fr_layer layer = {FR_LSTM, FR_F32, many, many};
+    const size_t bytes = fr_packed_bytes(&layer, FR_USE_DENSE);
+    void *packed = guarded(bytes);
+    refuse_threads = 1;
+    fr_set_num_threads(5);
+    CHECK(fr_pack(&layer, FR_USE_DENSE, packed, &(fr_weights){w, w, w, w}) == FR_ETHREAD, "pack");
+    CHECK(untouched(packed, bytes), "written");
+    fr_set_num_threads(1);
+    refuse_threads = 0;
+    release(packed);
+}
+
 static void a_job_runs_once_on_each_thread(void)
 {
     for (int threads = 1; threads <= 9; threads++)
@@ -252,6 +278,58 @@ static void callers_may_share_weights_and_inputs(void)
     forced_plan.rows = 0;
 }
 
+/* ---- a state that is moved on in place --------------------------------------------------------- */
+
+/* Two threads share the units of a single row, and are not equally fast: who is done writes its part of
+ * the new state where the other may still be reading the old one. */
+static void a_state_may_be_moved_on_in_place(void)
+{
+    enum {
+        units = 80,
+        rounds = 2000
+    }; /* so few that the second thread begins when the first ends */
+    static float w[4 * units * units], x[2 * 8], h[3][units], c[3][units], y[2 * units];
+    static const uint8_t reset[2] = {0, 1};
+    const fr_cell cells[] = {FR_RNN_TANH, FR_LSTM, FR_GRU};
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++)
+        w[i] = (float)uniform() / 8;
+    for (int i = 0; i < 2 * 8; i++)
+        x[i] = (float)uniform();
+    for (int i = 0; i < units; i++)
+        h[0][i] = (float)uniform(), c[0][i] = (float)uniform();
+    forced_plan = (fr_plan){2, 1, 2, 2, 0, 0};
+    for (size_t k = 0; k < sizeof cells / sizeof *cells; k++)
+        for (int steps = 1; steps <= 2; steps++) {
+            const fr_layer layer = {cells[k], FR_F32, 8, units};
+            const fr_seq seq = {.T = steps, .B = 1, .reset = steps > 1 ? reset : NULL};
+            void *packed = guarded(fr_packed_bytes(&layer, FR_USE_DENSE));
+            void *scratch = guarded(fr_forward_scratch_bytes(&layer, &seq, 0));
+            fr_pack(&layer, FR_USE_DENSE, packed, &(fr_weights){w, w, NULL, NULL});
+            fr_forward_args args = {.y = {y, units, units},
+                                    .hT = h[1],
+                                    .cT = c[1],
+                                    .x = {x, 8, 8},
+                                    .h0 = h[0],
+                                    .c0 = c[0],
+                                    .packed = packed,
+                                    .scratch = scratch};
+            CHECK(fr_forward(&layer, &seq, &args) == FR_OK, "apart");
+            args.h0 = args.hT = h[2];
+            args.c0 = args.cT = c[2];
+            int different = 0;
+            for (int i = 0; i < rounds; i++) {
+                memcpy(h[2], h[0], sizeof h[0]);
+                memcpy(c[2], c[0], sizeof c[0]);
+                CHECK(fr_forward(&layer, &seq, &args) == FR_OK, "in place");
+                different += memcmp(h[1], h[2], sizeof h[1]) ||
+                             (cells[k] == FR_LSTM && memcmp(c[1], c[2], sizeof c[1]));
+            }
+            CHECK(!different, "cell %d, %d steps: %d of %d", (int)k, steps, different, rounds);
+            release(packed), release(scratch);
+        }
+    forced_plan.rows = 0;
+}
+
 /* ---- fork ----------------------------------------------------------------------------------- */
 
 /* 1 if a child can use the team, started anew, and its child too. */
@@ -277,6 +355,30 @@ static void a_forked_child_has_a_team_of_its_own(void)
     CHECK(runs_once_each(3), "the parent, afterwards");
 }
 
+/* The calls of other threads never end in a child: the provider's threads are put back without them. */
+static void a_child_forked_amid_a_foreign_product_gets_the_providers_threads_back(void)
+{
+    naive_blas_select(0);
+    fr_blas_enter();
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        fr_blas_enter();
+        const int inside = naive_blas_threads();
+        fr_blas_leave();
+        const int after = naive_blas_threads();
+        fr_blas_enter();
+        fr_blas_leave();
+        _exit(inside == 1 && after == 7 && naive_blas_threads() == 7 ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(child > 0 && status == 0, "the child");
+    fr_blas_leave();
+    CHECK(naive_blas_threads() == 7, "the parent is left with %d", naive_blas_threads());
+    fr_blas_select(NULL);
+}
+
 static void a_child_forked_while_others_compute_has_a_team_too(void)
 {
     pthread_t thread;
@@ -291,6 +393,8 @@ static void a_child_forked_while_others_compute_has_a_team_too(void)
 int main(void)
 {
     RUN(a_thread_that_cannot_start_is_an_error_and_nothing_is_written); /* before any has started */
+    RUN(an_offered_job_runs_alone_where_no_thread_can_start);
+    RUN(weights_that_no_thread_packs_are_not_written);
     RUN(a_job_runs_once_on_each_thread);
     RUN(thousands_of_jobs_follow_each_other);
     RUN(parked_threads_wake_up);
@@ -299,10 +403,12 @@ int main(void)
     RUN(nobody_leaves_a_barrier_before_all_have_come);
     RUN(callers_at_once_take_turns);
     RUN(callers_may_share_weights_and_inputs);
+    RUN(a_state_may_be_moved_on_in_place);
     if (UNDER_TSAN || getenv("EMULATED"))
         printf("no fork: this tool cannot start threads in a child of a threaded process\n");
     else {
         RUN(a_forked_child_has_a_team_of_its_own);
+        RUN(a_child_forked_amid_a_foreign_product_gets_the_providers_threads_back);
         RUN(a_child_forked_while_others_compute_has_a_team_too);
     }
     return summary();
