@@ -92,7 +92,7 @@ def test_every_option_of_the_contract_is_there(capsys):
     options = """--cell --hidden --layers --embed --seq-len --batch-size --epochs --steps --minutes
         --optimizer --lr --clip --dropout --seed --val-fraction --out --resume --json
         --schedule --warmup --decay --decay-epochs --patience --log --save-every
-        --prime --length --temperature --top-k"""
+        --prime --length --temperature --top-k --top-p"""
     assert [o for o in options.split() if not re.search(rf"^  {o}\b", out, re.MULTILINE)] == []
 
 
@@ -536,3 +536,78 @@ def test_bench_compares_equal_results_and_prints_a_ratio(capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["work"] for row in rows] == ["inference", "training"]
     assert all(row["ratio"] == pytest.approx(row["numpy_us"] / row["fastrnn_us"]) for row in rows)
+
+
+# Files that must not be one
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("t.txt", ["--out", "t.txt"], "--out: the model and the text would be one file, t.txt"),
+        ("t.txt", ["--out", "./t.txt"], "--out: the model and the text would be one file, t.txt"),
+        ("t.txt", ["--out", "link"], "--out: the model and the text would be one file, link"),
+        (
+            "t.last.txt",
+            ["--out", "t.txt"],
+            "--out: the training beside the model and the text would be one file, t.last.txt",
+        ),
+        ("t.csv", ["--log", "t.csv"], "--log: the log and the text would be one file, t.csv"),
+        (
+            "t.txt",
+            ["--log", "q.csv", "--out", "q.csv"],
+            "--log: the log and the model would be one file, q.csv",
+        ),
+        (
+            "t.txt",
+            ["--log", "q.last.csv", "--out", "q.csv"],
+            "--log: the log and the training beside the model would be one file, q.last.csv",
+        ),
+    ],
+)
+def test_no_file_is_written_over_another_one(folder, capsys, text, options, message):
+    (folder / text).write_text(TEXT)
+    (folder / "link").symlink_to(text)
+    assert f"{message}; name another" == error_of(capsys, "train", 1, text, *SMALL, *options)
+    assert (folder / text).read_text() == TEXT
+    assert {p.name for p in folder.iterdir()} == {"text.txt", text, "link"}
+
+
+def test_a_resumed_training_does_not_write_over_its_text_either(trained, capsys):
+    (trained / "text.txt").rename(trained / "text.csv")
+    message = error_of(capsys, "train", 1, "text.csv", "--resume", "--log", "text.csv")
+    assert message == "--log: the log and the text would be one file, text.csv; name another"
+    assert (trained / "text.csv").read_text() == TEXT
+
+
+def test_what_the_library_warns_of_is_one_line(folder, capsys):
+    assert train("--dropout", "0.3", "--steps", "2") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastrnn train: warning: --dropout: 0.3 has no effect on one layer")
+
+
+def test_a_training_file_in_place_of_the_model_is_answered_with_the_model(trained, capsys):
+    message = error_of(capsys, "sample", 1, "model.last.safetensors")
+    assert message.endswith("got 'fastrnn training 1'; the model is model.safetensors")
+
+
+def test_top_p_limits_what_is_drawn(trained, capsys):
+    texts = []
+    for options in (["--top-p", "0.0001"], ["--temperature", "0"]):
+        assert main(["sample", "model.safetensors", "--length", "40", *options]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    message = error_of(capsys, "sample", 2, "model.safetensors", "--top-p", "1.5")
+    assert message == "argument --top-p: expected a number > 0 and <= 1, got '1.5'"
+
+
+def test_a_second_ctrl_c_says_how_to_go_on(trained, capsys, monkeypatch):
+    def interrupt(*args, **limits):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", interrupt)
+    assert main(["train", "--resume", "--steps", "100"]) == 130
+    assert capsys.readouterr().err == (
+        "interrupted; go on from the last save with:\n"
+        "  fastrnn train --resume --out model.safetensors\n"
+    )

@@ -116,15 +116,18 @@ def test_plot_writes_the_kind_of_file_that_its_name_says(pretend, tmp_path, suff
     assert path.read_bytes().startswith(starts)
 
 
-def test_without_matplotlib_the_text_is_there_and_the_error_says_what_to_install(
-    pretend, monkeypatch, capsys
-):
-    pretend(wet)
+def test_without_matplotlib_a_picture_is_refused_before_the_demo_runs(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["demo", "char-lm", "--plot", "water.svg"]) == 1
     out, err = capsys.readouterr()
-    assert "checked: water is wet" in out
-    assert "pip install 'fastrnn[plot]'" in err
+    assert out == "" and "pip install 'fastrnn[plot]'" in err
+
+
+def test_a_picture_of_no_demo_is_refused(capsys):
+    assert main(["demo", "--plot", "water.svg"]) == 1
+    assert (
+        capsys.readouterr().err == "fastrnn demo: error: --plot: expected a demo's NAME with it\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ A command's module has `configure(parser)`, which adds its arguments, and `run(a
 an exit code. Only the module of the command in use is imported, and it imports what it needs when
 it runs: ``--help`` answers at once.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 refused by the argument parser, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

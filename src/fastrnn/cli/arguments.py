@@ -21,18 +21,19 @@ def integer(least: int):
     return parse
 
 
-def number(least: float, *, above: bool = False, below: float = math.inf):
-    """Return a type for finite numbers >= `least` (> `least` if `above`) and < `below`."""
-    limits = f"{'>' if above else '>='} {least:g}" + (
-        "" if math.isinf(below) else f" and < {below:g}"
-    )
+def number(least: float, *, above: bool = False, below: float = math.inf, most: float = math.inf):
+    """Return a type for finite numbers >= `least` (> if `above`), < `below` and <= `most`."""
+    limits = f"{'>' if above else '>='} {least:g}"
+    limits += "" if math.isinf(below) else f" and < {below:g}"
+    limits += "" if math.isinf(most) else f" and <= {most:g}"
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (value > least or (value == least and not above)) or not value < below:
+        enough = value > least or (value == least and not above)
+        if not enough or not value < below or not value <= most:
             raise argparse.ArgumentTypeError(f"expected a number {limits}, got {text!r}")
         return value
 

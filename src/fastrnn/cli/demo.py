@@ -37,6 +37,8 @@ def configure(parser) -> None:
 def run(args) -> int:
     """List the demos or run one, and return the exit code."""
     if args.name is None:
+        if args.plot:
+            raise CommandError("--plot: expected a demo's NAME with it")
         _list(args.json)
         return 0
     if args.plot:
@@ -68,17 +70,16 @@ def _list(as_json):
 
 
 def _check_picture(path):
-    """Refuse a file that cannot be written before two minutes are spent on it."""
+    """Refuse a picture that cannot be drawn before two minutes are spent on it."""
     if path.suffix not in SUFFIXES:
         raise CommandError(f"--plot: expected a file ending in {' or '.join(SUFFIXES)}, got {path}")
     if not path.parent.is_dir():
         raise CommandError(f"--plot: no folder {path.parent}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CommandError("--plot: needs matplotlib, pip install 'fastrnn[plot]'")
 
 
 def _draw(task, figures, path):
-    """Without matplotlib the text above has been worth its time all the same."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CommandError("--plot: needs matplotlib, pip install 'fastrnn[plot]'")
     try:
         draw(task, figures, path)
     except OSError as error:

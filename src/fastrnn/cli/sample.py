@@ -33,6 +33,13 @@ def configure(parser) -> None:
         metavar="K",
         help="only among the K likeliest characters; 0: among all (0)",
     )
+    add(
+        "--top-p",
+        type=number(0, above=True, most=1),
+        default=1.0,
+        metavar="P",
+        help="only among the likeliest that together reach this probability; 1: among all (1)",
+    )
     add("--seed", type=integer(0), default=0, metavar="N", help="another text for another seed (0)")
     add("--json", action="store_true", help="print one JSON object instead of the text")
 
@@ -66,7 +73,10 @@ def load_model(path):
     except OSError as error:
         raise CommandError(reason(error)) from None
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        stem, last, suffix = path.name.rpartition(".last")
+        best = path.with_name(stem + suffix)
+        hint = f"; the model is {best}" if last and best.exists() else ""
+        raise CommandError(f"{error}{hint}") from None
     if not isinstance(model, CharLM):
         raise CommandError(
             f"{path}: expected a model written by `fastrnn train`, got a {type(model).__name__}"
@@ -82,6 +92,7 @@ def generator(model, args):
             args.length,
             temperature=args.temperature,
             top_k=args.top_k,
+            top_p=args.top_p,
             seed=args.seed,
         )
     except ValueError as error:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def run(args) -> int:
     options = _merge(args, saved.options) if saved else _given(args)
     if options["log"]:
         _check_writable(Path(options["log"]), "--log")
+    _check_apart(options["text"], args.out, options["log"])
     text = _read_text(options)
     if saved and saved.options["text_sha256"] != options["text_sha256"]:
         raise CommandError(f"{_name(options)}: not the text that the training to resume is about")
@@ -157,10 +159,14 @@ def run(args) -> int:
         JSONLinesLog,
         ProgressBar,
     )
+    from ..resume import last_path
     from ..training import Interrupted, NonFiniteError
 
-    with _told():
+    with _told(), warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
         trainer, data, validation = _assemble(text, options, saved)
+    for warning in raised:
+        print(f"fastrnn train: warning: --{warning.message}", file=sys.stderr)
     bar = ProgressBar(show=args.progress, unit="chars")
     varies = options["schedule"] != "constant" or options["warmup"]
     line = _json_line if args.json else _line_with_rate if varies else _line
@@ -185,6 +191,11 @@ def run(args) -> int:
             f"  {resumable}",
             file=sys.stderr,
         )
+        return 130
+    except KeyboardInterrupt:  # a second Ctrl-C: amid a step, which is lost
+        if not last_path(args.out).exists():
+            raise
+        print(f"interrupted; go on from the last save with:\n  {resumable}", file=sys.stderr)
         return 130
     except NonFiniteError as error:
         raise CommandError(f"{error}. {_what_is_kept(args.out, trainer)}") from None
@@ -251,6 +262,32 @@ def _check_writable(path, option):
         temporary.unlink()
     except OSError as error:
         raise CommandError(f"{option}: cannot write {path}: {error.strerror}") from None
+
+
+def _check_apart(text, out, log):
+    """Refuse to write over the text, or over one file with another."""
+    from ..resume import last_path
+
+    taken = [("the text", Path(text))] if text else []
+    for option, what, path in (
+        ("--out", "the model", out),
+        ("--out", "the training beside the model", last_path(out)),
+        ("--log", "the log", log and Path(log)),
+    ):
+        if path is None:
+            continue
+        for other, there in taken:
+            if _is_same_file(path, there):
+                raise CommandError(
+                    f"{option}: {what} and {other} would be one file, {path}; name another"
+                )
+        taken.append((what, path))
+
+
+def _is_same_file(one, other):
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _load_saved(out):
