@@ -128,7 +128,8 @@ def main():
         f"{theirs['us'] / ours['us']:.1f} times as fast.\n"
     )
     print(markdown)
-    print("written:", measure.write("echo", {"environment": env, "runs": runs}, markdown))
+    if not options.no_write:
+        print("written:", measure.write("echo", {"environment": env, "runs": runs}, markdown))
 
 
 def arguments():
@@ -139,6 +140,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="programs of each side (5)")
     parser.add_argument("--program", choices=SIDES, help="run one side, and print JSON")
     parser.add_argument("--seed", type=int, default=0, help="of --program")
+    parser.add_argument("--no-write", action="store_true", help="print only, write no result files")
     return parser.parse_args()
 
 

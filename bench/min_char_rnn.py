@@ -142,7 +142,8 @@ def main():
         "differences": differences,
         "smooth_loss": {name: [float(curve[k]) for k in points] for name, curve in curves.items()},
     }
-    print("written:", measure.write("min_char_rnn", result, markdown))
+    if not options.no_write:
+        print("written:", measure.write("min_char_rnn", result, markdown))
 
 
 def report(options, env, tokens, us, curves, points, differences):
@@ -213,6 +214,7 @@ def arguments():
     )
     parser.add_argument("text", nargs="?", type=Path, help="default: Tiny Shakespeare")
     parser.add_argument("--iterations", type=int, default=2000, help="default 2000")
+    parser.add_argument("--no-write", action="store_true", help="print only, write no result files")
     return parser.parse_args()
 
 

@@ -92,10 +92,13 @@ def drive(options):
     env["versions"]["torch"], env["threads"] = versions["torch"], options.threads
     markdown = summary(history, options, measure.headline(env))
     print("\n" + markdown)
-    settings = {name: getattr(options, name) for name in vars(options) if name != "text"}
+    settings = {
+        name: getattr(options, name) for name in vars(options) if name not in ("text", "no_write")
+    }
     report = {"environment": env, "settings": settings, "history": history}
     name = f"torch_shakespeare_{options.cell}_{options.layers}x{options.hidden}"
-    print("written:", measure.write(name, report, markdown))
+    if not options.no_write:
+        print("written:", measure.write(name, report, markdown))
 
 
 def race(driver, names, options):
@@ -301,6 +304,7 @@ def arguments():
     parser.add_argument("--max-seconds", type=float, default=300, help="of training, per contender")
     parser.add_argument("--slice", type=int, default=100, help="steps a turn (default 100)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-write", action="store_true", help="print only, write no result files")
     parser.add_argument("--worker", choices=("fastrnn", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

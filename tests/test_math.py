@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MATH = ROOT / "docs" / "math.md"
-NUMBER = r"(?:GB|[A-Z])\d{1,2}"
+NUMBER = r"[A-Z]{1,2}\d{1,2}"
 # (L3), (G1, G2), (X1-X4), (L5 .. L9): numbers in parentheses, and nothing but what joins them
 CITATION = re.compile(rf"\(({NUMBER}(?:(?:, ?| ?- ?|–| \.\. | to | and ){NUMBER})*)\)")
 # what has a number ends with it, behind a gap if it is not an indented line

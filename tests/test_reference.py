@@ -826,7 +826,7 @@ def test_a_target_that_is_no_class_is_refused():
 
 # --- the equations --------------------------------------------------------------------------------
 
-NUMBER = r"\((GB|[A-Z])(\d+)\)"
+NUMBER = r"\(([A-Z]{1,2})(\d+)\)"
 
 
 def numbered_equations():

@@ -39,34 +39,46 @@ typedef struct NAME(chunk_rows) {
     int64_t *token;
 } NAME(chunk_rows);
 
-/* This thread's arrays; what is left behind them is returned. */
-static const void **NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) * a)
+static void *NAME(take_pointers)(char **room, int64_t count)
 {
-    const size_t B = (size_t)call->rows.B;
-    const void **next = (const void **)(call->pointers + tid * call->pointers_stride);
-    const void ***slot[FR_ROW_ARRAYS] = {
-        (const void ***)&a->hprev,   (const void ***)&a->cprev,   (const void ***)&a->gates,
-        (const void ***)&a->xw,      (const void ***)&a->h,       (const void ***)&a->c,
-        (const void ***)&a->dy,      (const void ***)&a->dh_init, (const void ***)&a->dc_in,
-        (const void ***)&a->dg_next, (const void ***)&a->dg,      (const void ***)&a->carry_h,
-        (const void ***)&a->carry_c};
-    for (int i = 0; i < FR_ROW_ARRAYS; i++, next += B)
-        *slot[i] = next;
+    void *const taken = *room;
+    *room += (size_t)count * sizeof(void *);
+    return taken;
+}
+
+/* This thread's arrays, FR_ROW_ARRAYS of them; returns the room that is left behind. */
+static char *NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) * a)
+{
+    const int64_t B = call->rows.B;
+    char *room = call->pointers + tid * call->pointers_stride;
+    a->hprev = NAME(take_pointers)(&room, B);
+    a->cprev = NAME(take_pointers)(&room, B);
+    a->gates = NAME(take_pointers)(&room, B);
+    a->xw = NAME(take_pointers)(&room, B);
+    a->h = NAME(take_pointers)(&room, B);
+    a->c = NAME(take_pointers)(&room, B);
+    a->dy = NAME(take_pointers)(&room, B);
+    a->dh_init = NAME(take_pointers)(&room, B);
+    a->dc_in = NAME(take_pointers)(&room, B);
+    a->dg_next = NAME(take_pointers)(&room, B);
+    a->dg = NAME(take_pointers)(&room, B);
+    a->carry_h = NAME(take_pointers)(&room, B);
+    a->carry_c = NAME(take_pointers)(&room, B);
     a->steady = 0;
     a->early = NULL;
     a->weave = NULL;
-    return next;
+    return room;
 }
 
-static void NAME(bind_chunk)(const fr_call *call, const void **next, NAME(chunk_rows) * c)
+static void NAME(bind_chunk)(const fr_call *call, char *room, NAME(chunk_rows) * c)
 {
-    const size_t n = (size_t)(call->plan.chunk * call->rows.B);
-    c->dg = (const real **)next;
-    c->h = (const real **)(next + n);
-    c->rh = (const real **)(next + 2 * n);
-    c->x = (const real **)(next + 3 * n);
-    c->dx = (real **)(next + 4 * n);
-    c->token = (int64_t *)(next + 5 * n);
+    const int64_t n = call->plan.chunk * call->rows.B;
+    c->dg = NAME(take_pointers)(&room, n);
+    c->h = NAME(take_pointers)(&room, n);
+    c->rh = NAME(take_pointers)(&room, n);
+    c->x = NAME(take_pointers)(&room, n);
+    c->dx = NAME(take_pointers)(&room, n);
+    c->token = NAME(take_pointers)(&room, n);
 }
 
 FR_INLINE const real *NAME(at)(const fr_array *a, int64_t t, int64_t b)

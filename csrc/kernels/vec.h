@@ -1,8 +1,8 @@
 /* vec.h: vector lanes. The one file that knows how wide a register is.
  *
- * An ISA file (isa_avx2.c, ...) sets FR_VBYTES and includes kernels.h twice,
- * once with FR_REAL_IS_DOUBLE 0 and once with 1. Everything that follows is
- * written against the names below, so a kernel body exists once:
+ * An ISA file (isa_avx2.c, ...) sets FR_VBYTES and includes kernels.h, which includes
+ * typed.h, and with it this, once for float and once for double. Everything that follows
+ * is written against the names below, so a kernel body exists once:
  *
  *   real           float or double             VL   lanes in a vector
  *   vr             VL reals                    vi, vu   VL integers of the same size

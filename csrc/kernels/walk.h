@@ -41,7 +41,7 @@ static void CELL_NAME(_forward)(void *arg, int tid)
     const int units = call->plan.units, unit = tid % units;
     fr_place *const sharers = call->sharers + (tid - unit);
     NAME(row_arrays) a;
-    const real **x = (const real **)NAME(bind_rows)(call, tid, &a);
+    const real **x = (void *)NAME(bind_rows)(call, tid, &a); /* a chunk's rows of x, forward */
     if (call->plan.ahead && tid == 1) {
         NAME(work_ahead)(call, x);
         return;

@@ -31,7 +31,11 @@ TORCH_AXES = {
     "through": ("y", "state", "both"),
 }
 TOLERANCES = {"float32": (2e-6, 2e-5), "float64": (1e-12, 1e-11)}  # forward, gradients
-CLASSES = {"rnn": fr.RNN, "lstm": fr.LSTM, "gru": fr.GRU}  # by what stands before a cell's first _
+CLASSES = {  # by what stands before a cell's first _
+    "rnn": fr.RNN,
+    "lstm": fr.LSTM,
+    "gru": fr.GRU,
+}
 
 
 @dataclass(frozen=True)
