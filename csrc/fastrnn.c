@@ -530,9 +530,11 @@ static fr_status run(fr_call *call, fr_job *job)
         return FR_OK;
     if (call->blas)
         fr_blas_enter();
-    const fr_status status = call->plan.ahead
-                                 ? fr_team_offer(call->plan.threads, job, call, sizeof *call)
-                                 : fr_team_run(call->plan.threads, job, call, sizeof *call);
+    fr_status status = FR_OK;
+    if (call->plan.offered)
+        fr_team_offer(call->plan.threads, job, call, sizeof *call, &call->alone);
+    else
+        status = fr_team_run(call->plan.threads, job, call, sizeof *call);
     if (call->blas)
         fr_blas_leave();
     return status;
@@ -642,8 +644,6 @@ fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int
 {
     if ((unsigned)dtype >= FR_DTYPES || kind < 0 || kind > 2 || n < 0 || (n && (!out || !in)))
         return FR_EARG;
-    const unsigned long saved = fr_flush_on();
     fr_current_kernels()->typed[dtype].activation(kind, out, in, n);
-    fr_flush_restore(saved);
     return FR_OK;
 }

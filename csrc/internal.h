@@ -159,9 +159,9 @@ static inline int fr_claim(fr_place *work, unsigned round)
 typedef void fr_job(void *arg, int tid);
 /* job(arg, 0 .. threads-1); arg points to `bytes` bytes. */
 fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes);
-/* The same for a job that thread 0 does alone where it must: the others take part if they are awake, or
- * if calls come so close together that waking them pays. */
-fr_status fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes);
+/* The same for a job that thread 0 does alone where it must, which is told in `alone` before it begins:
+ * the others take part if they are awake, or if calls come so close together that waking them pays. */
+void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone);
 
 /* Subnormal numbers are flushed to zero inside our calls: saturated sequences would otherwise
  * run tens of times slower. Returns what fr_flush_restore puts back. */
@@ -171,8 +171,9 @@ void fr_flush_restore(unsigned long saved);
 /* ---- one call ----------------------------------------------------------------------------- */
 
 #define FR_ALIGN 64
-#define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
-#define FR_MC 72  /* columns of dG transposed at a time */
+#define FR_KC 320       /* rows of a batched product done at a time: its panels stay in L1 and L2 */
+#define FR_MC 72        /* columns of dG transposed at a time */
+#define FR_MOST_ALONE 8 /* threads whose work one of them does alone where the others sleep */
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
@@ -200,6 +201,7 @@ typedef struct fr_sums {
 typedef struct fr_call {
     fr_layer layer;
     fr_plan plan;
+    int alone; /* thread 0 does what all threads of the plan would: kernels/walk.h */
     fr_rows rows;
     int64_t Hp; /* H rounded up to whole panels */
     /* elements from one row to the next, of several Hp each: row_elements in fastrnn.c */

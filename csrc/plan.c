@@ -13,6 +13,9 @@
  * rows can do better, forward and with enough work a step: who is done takes over panels of the
  * others. Which thread computes a panel changes no number.
  *
+ * A service calls now and then, and its threads sleep meanwhile. A forward call that would gain less than
+ * it takes to wake them is only offered to them.
+ *
  * The choice is the cheapest by a model of one step, in cycles: a tile costs its multiply-adds
  * or the latency of a few of them, whichever is more; weights cost what the cache level that
  * holds them can deliver. The constants are rough on purpose; they need to rank, not to predict. */
@@ -45,6 +48,9 @@ enum {
      * what a step saves is lost as soon as somebody else wants one of the cores. */
     TEAM_CYCLES = 4000,
     MEETING_CYCLES = 4000,
+    /* A thread that is parked is woken for one call if it saves more than that: to wake it takes 10 to 30
+     * us, on a virtual machine 120. */
+    WAKING_CYCLES = 400000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
     XW_BYTES = 192 << 10,      /* a chunk of xw stays in the second-level cache */
@@ -114,7 +120,7 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     const double crossing =
         backward ? TEAM_CYCLES + near_lines / 2 * CROSSING_CYCLES : 0; /* and a meeting */
     fr_plan best = {.threads = 1, .rows = 1, .units = 1};
-    double least = 0;
+    double least = 0, alone = 0;
 
     int64_t want = !backward                  ? (XW_BYTES + row_bytes - 1) / row_bytes
                    : weight_bytes > FAR_BYTES ? FAR_BACKWARD_ROWS
@@ -155,6 +161,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 cycles += shared;
             if (n > 1)
                 cycles += (TEAM_CYCLES + (units > 1 ? MEETING_CYCLES : 0)) * n + crossing;
+            if (n == 1)
+                alone = cycles;
             if (least == 0 || cycles < least) {
                 least = cycles;
                 best.threads = n;
@@ -163,6 +171,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 best.takes_over = units > 1 && large;
             }
         }
+    best.offered = !backward && best.threads > 1 && best.threads <= FR_MOST_ALONE &&
+                   !best.takes_over && alone - least < WAKING_CYCLES;
 
     if (pass == FR_PASS_FORWARD && threads > 1 && B == 1) { /* of more rows, parts are as fast */
         const double panels = most_panels(layer->hidden_size, 1, panel);
@@ -173,7 +183,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
         const double cycles = (double)steps * (walk > shared_out ? walk : shared_out) +
                               FIRST_ROWS * batched + TEAM_CYCLES + chunks * BARRIER_CYCLES;
         if (cycles < least)
-            best = (fr_plan){.threads = 2, .rows = 1, .units = 1, .chunk = best.chunk, .ahead = 1};
+            best = (fr_plan){
+                .threads = 2, .rows = 1, .units = 1, .chunk = best.chunk, .ahead = 1, .offered = 1};
     }
     return best;
 }

@@ -35,7 +35,8 @@
 enum {
     SPINS_BEFORE_PARKING = 4000,  /* about 50 to 100 us */
     SPINS_BEFORE_YIELDING = 2000, /* then somebody else may need this core to arrive at all */
-    CLOSE_TOGETHER_US = 50
+    CLOSE_TOGETHER_US = 50,
+    WAKING_US = 120
 };
 
 /* ---- the little that differs between systems ---------------------------------------------- */
@@ -300,31 +301,39 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes)
     return status;
 }
 
-static _Atomic int64_t alone_until; /* when the last call without its workers came back */
+/* Calls without their workers: when the last one came back, and how long those took that came close
+ * together up to it. */
+static _Atomic int64_t alone_until, alone_for;
 
-/* To wake a worker takes 10 to 30 us, longer than many a job that it could help with. It is worth it for
- * calls that come close together, of which this is not the first. With the team's lock held. */
+/* To wake a worker takes 10 to 30 us, of a virtual machine 120, longer than many a job that it could help
+ * with. It is worth it for calls that come close together, once they have taken as long as that: so
+ * the most that is lost is twice the least that could be. With the team's lock held. */
 static int worth_waking(int threads)
 {
     for (int i = 1; i < threads; i++)
         if (atomic_load_explicit(&workers[i].parked, memory_order_relaxed))
-            return microseconds() - alone_until < CLOSE_TOGETHER_US;
+            return alone_for >= WAKING_US && microseconds() - alone_until < CLOSE_TOGETHER_US;
     return 1;
 }
 
-fr_status fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes)
+void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone)
 {
+    *alone = 0;
     if (threads > 1 && lock_try(&team)) {
         const int together = grow(threads) == FR_OK && worth_waking(threads);
         if (together)
             run_all(threads, job, arg, bytes);
         lock_drop(&team);
         if (together)
-            return FR_OK;
+            return;
     }
+    const int64_t start = microseconds();
+    *alone = 1;
     run_flushed(job, arg, 0);
-    alone_until = microseconds();
-    return FR_OK;
+    const int64_t end = microseconds(),
+                  before = start - alone_until < CLOSE_TOGETHER_US ? alone_for : 0;
+    alone_for = before + (end - start);
+    alone_until = end;
 }
 
 /* ---- how many ----------------------------------------------------------------------------- */

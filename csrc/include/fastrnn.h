@@ -248,7 +248,7 @@ uint64_t fr_fingerprint(const void *p, size_t bytes);
 /* ---- element-wise, exposed for tests: kind 0 exp, 1 sigmoid, 2 tanh ---------------------- */
 
 /* As the kernels compute them, whose exponents are at most 0: exp is infinite from 127.5 ln 2 = 88.4 on,
- * in double from 709.4. */
+ * in double from 709.4. Subnormal numbers are not flushed here, as they are in all other calls. */
 fr_status fr_activation(fr_dtype dtype, int kind, void *out, const void *in, int64_t n);
 
 /* ---- the machine ------------------------------------------------------------------------- */
@@ -286,6 +286,8 @@ typedef struct fr_plan {
     int64_t chunk;   /* time steps whose batched products are done together */
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
+    int offered; /* 1: threads that sleep are not woken for one call; the caller's does all, with the
+                     * same numbers */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

@@ -50,7 +50,8 @@ static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
     CHECK(plan.chunk >= 1 && plan.chunk <= (T ? T : 1), "chunk %d of %d steps", (int)plan.chunk,
           (int)T);
     CHECK(plan.threads == again.threads && plan.rows == again.rows && plan.units == again.units &&
-              plan.chunk == again.chunk && plan.ahead == again.ahead,
+              plan.chunk == again.chunk && plan.ahead == again.ahead &&
+              plan.offered == again.offered,
           "T %d B %d", (int)T, (int)B);
 }
 
@@ -89,6 +90,21 @@ static void threads_take_over_panels_where_a_step_is_long(void)
 }
 
 /* A single row of a small layer: nothing to share but x W. */
+/* A service's threads sleep between two calls: of a short one, they go on sleeping. */
+static void short_forward_calls_wake_nobody(void)
+{
+    const fr_layer small = {FR_LSTM, FR_F32, 10, 25}, large = {FR_LSTM, FR_F32, 512, 512};
+    for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_STEPS; pass++) {
+        const fr_plan brief = shipped_make_plan(&small, 5, 32, 2, 32, (fr_pass)pass);
+        const fr_plan lengthy = shipped_make_plan(&large, 50, 64, 2, 32, (fr_pass)pass);
+        const fr_plan one = shipped_make_plan(&small, 5, 32, 1, 32, (fr_pass)pass);
+        CHECK(brief.threads == 1 || brief.offered == (pass != FR_PASS_BACKWARD), "pass %d", pass);
+        CHECK(lengthy.threads == 2 && !lengthy.offered, "pass %d", pass);
+        CHECK(!one.offered, "pass %d", pass);
+    }
+    CHECK(shipped_make_plan(&small, 5, 32, 2, 32, FR_PASS_FORWARD).offered, "two threads");
+}
+
 static void a_thread_works_ahead_of_a_single_row(void)
 {
     const fr_layer small = {FR_LSTM, FR_F32, 32, 32}, wide = {FR_LSTM, FR_F32, 1000, 32};
@@ -126,7 +142,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0, 0};
+    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -176,7 +192,7 @@ static void ragged_rows_are_dealt_out_in_turn(void)
 {
     const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
     const fr_rows of = {.T = 9, .B = 7, .len = lengths};
-    const fr_plan plan = {2, 2, 1, 1, 0, 0};
+    const fr_plan plan = {2, 2, 1, 1, 0, 0, 0};
     int64_t steps[2] = {0, 0};
     for (int tid = 0; tid < 2; tid++) {
         const fr_part part = fr_plan_part(&plan, &of, 1, tid);
@@ -191,6 +207,7 @@ int main(void)
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(threads_take_over_panels_where_a_step_is_long);
+    RUN(short_forward_calls_wake_nobody);
     RUN(a_thread_works_ahead_of_a_single_row);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);

@@ -65,7 +65,7 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
 
     problem *p = new_problem(FR_GRU, 3, 4, 2, 5, 0);
     answer a = new_answer(p);
-    forced_plan = (fr_plan){2, 2, 1, 3, 0, 0};
+    forced_plan = (fr_plan){2, 2, 1, 3, 0, 0, 0};
     const fr_status status = engine_solve(p, FR_F32, &a); /* checks padding, inputs, canaries */
     CHECK(status == FR_ETHREAD, "%s", fr_status_text(status));
     for (size_t i = 0; i < a.count[Y]; i++)
@@ -81,8 +81,9 @@ static void an_offered_job_runs_alone_where_no_thread_can_start(void)
 {
     int runs[FR_MAX_THREADS] = {0};
     refuse_threads = 1;
-    CHECK(fr_team_offer(5, count_run, runs, sizeof runs) == FR_OK, "offered"); /* 3 are there */
-    CHECK(runs[0] == 1 && runs[1] == 0, "%d and %d runs", runs[0], runs[1]);
+    int alone = 0;
+    fr_team_offer(5, count_run, runs, sizeof runs, &alone); /* 3 are there */
+    CHECK(runs[0] == 1 && runs[1] == 0 && alone, "%d and %d runs", runs[0], runs[1]);
     refuse_threads = 0;
 }
 
@@ -138,8 +139,9 @@ typedef struct meeting {
 static int taking_part(void)
 {
     int runs[FR_MAX_THREADS] = {0};
-    if (fr_team_offer(3, count_run, runs, sizeof runs) != FR_OK || runs[0] != 1 || runs[1] > 1 ||
-        runs[2] > 1)
+    int alone = -1;
+    fr_team_offer(3, count_run, runs, sizeof runs, &alone);
+    if (runs[0] != 1 || runs[1] > 1 || runs[2] > 1 || alone != (runs[1] + runs[2] == 0))
         return -1;
     return runs[0] + runs[1] + runs[2];
 }
@@ -153,7 +155,7 @@ static void an_offered_job_wakes_nobody_but_for_calls_close_together(void)
     nap(5);
     CHECK(taking_part() == 1, "calls far apart");
     int most = 0;
-    for (int call = 0; call < 1000 && most < 3; call++) {
+    for (int call = 0; call < 100000 && most < 3; call++) {
         const int n = taking_part();
         CHECK(n == 1 || n == 3, "%d threads", n);
         most = n > most ? n : most;
@@ -254,7 +256,7 @@ static void callers_may_share_weights_and_inputs(void)
         w[i] = (float)uniform() / 8;
     shared s = {{FR_LSTM, FR_F32, I, H}, {.T = T, .B = B}, {x, B * I, I}, NULL};
     for (int split = 0; split < 3; split++) { /* 2: with a foreign provider */
-        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1, 0} : (fr_plan){1, 1, 1, 2, 0, 0};
+        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1, 0, 0} : (fr_plan){1, 1, 1, 2, 0, 0, 0};
         if (split == 2)
             naive_blas_select(0);
         s.packed = guarded(fr_packed_bytes(&s.layer, FR_USE_DENSE));
@@ -278,6 +280,48 @@ static void callers_may_share_weights_and_inputs(void)
     forced_plan.rows = 0;
 }
 
+/* ---- the others sleep ----------------------------------------------------------------------- */
+
+/* Rows in parts, units shared by step or of a single row, x W in chunks or woven, made ahead: a thread
+ * that nobody helps makes the numbers that all would have made. */
+static void a_thread_alone_makes_the_numbers_of_all(void)
+{
+    static const fr_plan plans[] = {{2, 2, 1, 3, 0, 0, 1},  {2, 1, 2, 2, 0, 0, 1},
+                                    {3, 3, 1, 99, 0, 0, 1}, {4, 2, 2, 2, 0, 0, 1},
+                                    {3, 1, 3, 99, 0, 0, 1}, {8, 4, 2, 1, 0, 0, 1},
+                                    {2, 1, 1, 3, 0, 1, 1}};
+    static const int64_t sizes[][4] = {
+        {5, 6, 3, 20}, {7, 1, 4, 70}, {37, 1, 40, 170}, {3, 13, 1, 1}};
+    unsigned turn = 0;
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+            for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+                const int options = turn++ % 4 == 0 ? RAGGED : turn % 5 == 0 ? TOKENS | NO_DX : 0;
+                problem *p = new_problem((fr_cell)cell, sizes[k][0], sizes[k][1], sizes[k][2],
+                                         sizes[k][3], options);
+                const fr_dtype dtype = turn % 2 ? FR_F32 : FR_F64;
+                answer all = new_answer(p), alone = new_answer(p);
+                forced_plan = plans[i];
+                forced_plan.offered = plans[i].ahead;
+                const fr_status together = engine_solve(p, dtype, &all);
+                CHECK(together == FR_OK, "cell %d, size %d, plan %d: %s", cell, (int)k, (int)i,
+                      fr_status_text(together));
+                forced_plan.offered = 1;
+                alone_until = 0;
+                nap(2); /* they park */
+                const fr_status by_one = engine_solve(p, dtype, &alone);
+                CHECK(by_one == FR_OK, "cell %d, size %d, plan %d: %s", cell, (int)k, (int)i,
+                      fr_status_text(by_one));
+                CHECK(alone_until, "cell %d, size %d: woken for plan %d", cell, (int)k, (int)i);
+                for (int what = 0; what < ANSWERS; what++)
+                    CHECK(!memcmp(all.of[what], alone.of[what], all.count[what] * sizeof(double)),
+                          "cell %d, size %d, plan %d: answer %d", cell, (int)k, (int)i, what);
+                free_answer(&all), free_answer(&alone);
+                free_problem(p);
+            }
+    forced_plan.rows = 0;
+}
+
 /* ---- a state that is moved on in place --------------------------------------------------------- */
 
 /* Two threads share the units of a single row, and are not equally fast: who is done writes its part of
@@ -297,7 +341,7 @@ static void a_state_may_be_moved_on_in_place(void)
         x[i] = (float)uniform();
     for (int i = 0; i < units; i++)
         h[0][i] = (float)uniform(), c[0][i] = (float)uniform();
-    forced_plan = (fr_plan){2, 1, 2, 2, 0, 0};
+    forced_plan = (fr_plan){2, 1, 2, 2, 0, 0, 0};
     for (size_t k = 0; k < sizeof cells / sizeof *cells; k++)
         for (int steps = 1; steps <= 2; steps++) {
             const fr_layer layer = {cells[k], FR_F32, 8, units};
@@ -403,6 +447,7 @@ int main(void)
     RUN(nobody_leaves_a_barrier_before_all_have_come);
     RUN(callers_at_once_take_turns);
     RUN(callers_may_share_weights_and_inputs);
+    RUN(a_thread_alone_makes_the_numbers_of_all);
     RUN(a_state_may_be_moved_on_in_place);
     if (UNDER_TSAN || getenv("EMULATED"))
         printf("no fork: this tool cannot start threads in a child of a threaded process\n");

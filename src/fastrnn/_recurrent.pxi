@@ -327,7 +327,7 @@ cdef class Engine:
         return a
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
-        """How a call on (T, B) is split: dict of threads, rows, units, chunk, ahead (first layer)."""
+        """How a call on (T, B) is split: dict of threads, rows, units, chunk, ahead, offered (first layer)."""
         cdef fr_plan p
         cdef fr_seq seq
         cdef Cell cell = self.cells[0]
@@ -336,7 +336,7 @@ cdef class Engine:
         status = fr_plan_describe(&p, &cell.layer, &seq, backward)
         _check_status("plan", status)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
-                "ahead": bool(p.ahead)}
+                "ahead": bool(p.ahead), "offered": bool(p.offered)}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):

@@ -212,17 +212,37 @@ print("done")
     assert run.returncode == 0 and run.stdout == "done\n", run.stderr
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("split", SPLITS)
 @each_cell
-def test_a_call_is_the_same_whether_a_second_thread_makes_x_w_ahead_or_sleeps(cell):
-    T, B, I, H = SPLITS["ahead"]
+def test_a_call_is_the_same_whether_the_other_threads_take_part_or_sleep(cell, split, count):
+    T, B, I, H = SPLITS[split]
     layer = build(cell, I, H)
-    x, *_ = inputs(layer, T, B)
+    given = inputs(layer, T, B)
+    with threads(count):
+        time.sleep(0.02)  # the others go to sleep, and are not woken for one short call
+        alone = layer(*given[:2])
+        for _ in range(100):  # calls close together wake them
+            assert identical(layer(*given[:2]), alone)
+        together = train(layer, *given)
+        time.sleep(0.02)
+        assert identical(train(layer, *given), together)
+
+
+def test_the_plan_that_is_tested_works_ahead():
+    T, B, I, H = SPLITS["ahead"]
     with threads(2):
-        assert layer._engine.plan(T, B)["ahead"]
-        time.sleep(0.2)  # the second thread goes to sleep, and is not woken for one call
-        alone = layer(x)
-        for _ in range(300):  # calls close together wake it
-            assert identical(layer(x), alone)
+        assert build("lstm", I, H)._engine.plan(T, B)["ahead"]
+
+
+def test_a_call_after_a_pause_wakes_no_thread_if_it_is_short():
+    layer = build("lstm", 10, 25)
+    with threads(2):
+        assert layer._engine.plan(5, 32)["offered"]
+        assert not layer._engine.plan(5, 32, backward=True)["offered"]
+    large = build("lstm", 300, 300)
+    with threads(2):
+        assert not large._engine.plan(50, 32)["offered"]
 
 
 def test_more_threads_than_rows_and_units_do_no_harm():
