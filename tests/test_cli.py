@@ -606,8 +606,15 @@ def test_a_second_ctrl_c_says_how_to_go_on(trained, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "fit", interrupt)
+    assert train("--steps", "100") == 130  # what is saved there is of the training before
+    assert capsys.readouterr().err == "interrupted\n"
     assert main(["train", "--resume", "--steps", "100"]) == 130
     assert capsys.readouterr().err == (
         "interrupted; go on from the last save with:\n"
         "  fastrnn train --resume --out model.safetensors\n"
     )
+
+
+def test_without_validation_a_part_of_an_epoch_gives_the_latest_model(folder, capsys):
+    assert train("--val-fraction", "0", "--steps", "2") == 0
+    assert "\nlatest model: model.safetensors\n" in capsys.readouterr().out

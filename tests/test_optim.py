@@ -10,6 +10,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _core
+from fastrnn.layers.container import Container
 
 DTYPES = ["float32", "float64"]
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "training.npz"))
@@ -294,6 +295,39 @@ def test_model_and_optimizer_over_its_layers_are_copied_together(copied, pick):
     twin.grads["1.1.weight"] = 1
     adam.step()
     assert (twin.state_dict()["1.1.weight"] != before).all()
+
+
+@pytest.mark.parametrize("first", ["layers", "optimizer"])
+def test_layers_of_a_model_and_their_optimizer_are_copied_together(first):
+    layers = fr.LSTM(3, 4, seed=0), fr.Linear(4, 2, seed=1)
+    model = fr.Sequential(*layers)
+    pair = [*layers, fr.optim.SGD(layers, 1.0)]
+    twins = copy.deepcopy(pair if first == "layers" else pair[::-1])
+    lstm, linear, sgd = twins if first == "layers" else twins[::-1]
+    for layer in (lstm, linear):
+        before = layer.state_dict()
+        for gradient in layer.grads.values():
+            gradient.fill(1)
+        sgd.step()
+        assert all((layer.params[name] != value).all() for name, value in before.items())
+    assert (model.params["1.weight"] != linear.params["weight"]).all()
+
+
+class Unnamed(Container):
+    """A container that cannot be rebuilt."""
+
+    def __init__(self, layer):
+        self._adopt({"layer": layer}, "float32")
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_an_optimizer_over_a_part_of_what_cannot_be_rebuilt_is_copied_with_that_part(copied):
+    layer = fr.Linear(3, 2, seed=0)
+    whole = Unnamed(layer)
+    twin, sgd = copied((layer, fr.optim.SGD(layer, 1.0)))
+    twin.grads["weight"] = 1
+    sgd.step()
+    assert (twin.params["weight"] != whole.params["layer.weight"]).all()
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

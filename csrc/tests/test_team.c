@@ -313,13 +313,38 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
                 CHECK(by_one == FR_OK, "cell %d, size %d, plan %d: %s", cell, (int)k, (int)i,
                       fr_status_text(by_one));
                 CHECK(alone_until, "cell %d, size %d: woken for plan %d", cell, (int)k, (int)i);
-                for (int what = 0; what < ANSWERS; what++)
+                for (int what = 0; what < DX; what++) /* backward is another matter */
                     CHECK(!memcmp(all.of[what], alone.of[what], all.count[what] * sizeof(double)),
                           "cell %d, size %d, plan %d: answer %d", cell, (int)k, (int)i, what);
                 free_answer(&all), free_answer(&alone);
                 free_problem(p);
             }
     forced_plan.rows = 0;
+}
+
+/* Backward wakes them in any case, so forward need not do without them. */
+static void a_training_call_whose_backward_is_shared_wakes_the_others(void)
+{
+    const fr_layer layer = {FR_LSTM, FR_F32, 64, 64};
+    const fr_seq seq = {.T = 20, .B = 12, .threads = 2};
+    static float w[4 * 64 * 64], x[20 * 12 * 64], y[20 * 12 * 64];
+    void *packed = guarded(fr_packed_bytes(&layer, FR_USE_DENSE));
+    const size_t bytes[2] = {fr_forward_scratch_bytes(&layer, &seq, 0),
+                             fr_forward_scratch_bytes(&layer, &seq, 1)};
+    void *scratch = guarded(bytes[bytes[1] > bytes[0]]);
+    void *reserve = guarded(fr_reserve_bytes(&layer, &seq));
+    fr_pack(&layer, FR_USE_DENSE, packed, &(fr_weights){w, w, NULL, NULL});
+    fr_forward_args args = {
+        .y = {y, 12 * 64, 64}, .x = {x, 12 * 64, 64}, .packed = packed, .scratch = scratch};
+    for (int training = 0; training < 2; training++) {
+        args.reserve = training ? reserve : NULL;
+        runs_once_each(2);
+        nap(20);
+        alone_until = 0;
+        CHECK(fr_forward(&layer, &seq, &args) == FR_OK, "forward");
+        CHECK((alone_until == 0) == training, "training %d", training);
+    }
+    release(packed), release(scratch), release(reserve);
 }
 
 /* ---- a state that is moved on in place --------------------------------------------------------- */
@@ -448,6 +473,7 @@ int main(void)
     RUN(callers_at_once_take_turns);
     RUN(callers_may_share_weights_and_inputs);
     RUN(a_thread_alone_makes_the_numbers_of_all);
+    RUN(a_training_call_whose_backward_is_shared_wakes_the_others);
     RUN(a_state_may_be_moved_on_in_place);
     if (UNDER_TSAN || getenv("EMULATED"))
         printf("no fork: this tool cannot start threads in a child of a threaded process\n");

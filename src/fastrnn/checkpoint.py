@@ -136,7 +136,8 @@ def write_whole(path, data: bytes) -> None:
         try:
             with open(temporary, "xb", opener=private) as file:
                 if mode is not None:
-                    os.chmod(temporary, mode)  # what the umask took away
+                    with contextlib.suppress(OSError):  # where a file system knows no such thing
+                        os.chmod(temporary, mode)  # what the umask took away
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -235,9 +235,18 @@ class Module:
         return f"{type(self).__name__}({arguments})"
 
     def __reduce__(self):
-        # copy.deepcopy and pickle: views must not become arrays of their own. Gradients stay
-        # behind.
+        # pickle: views must not become arrays of their own. Gradients stay behind.
         return _rebuild, (type(self), self.config(), self.state_dict(), self.random_state)
+
+    def __deepcopy__(self, memo):
+        rebuild, arguments = self.__reduce__()
+        other = rebuild(*arguments)
+        self._copied(other, memo)
+        return other
+
+    def _copied(self, other, memo) -> None:
+        """Let whoever else refers to this module, or to a part of it, refer to that of the copy."""
+        memo[id(self)] = other
 
 
 class Views(dict):

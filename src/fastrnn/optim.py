@@ -12,6 +12,7 @@ Numbers as in docs/math.md, where p is θ; the decay of g is (O1).
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -143,6 +144,17 @@ class Optimizer:
 
     # copy.deepcopy and pickle: a layer is copied as a part of its model, or the copy of an
     # optimizer over a model's layers would move layers that the copy of the model knows nothing of.
+
+    def __deepcopy__(self, memo):
+        for module in self._modules:
+            if id(module) not in memo:  # as a part, or by itself if that has been done
+                copy.deepcopy(place_of(module)[0], memo)
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        state = {k: v for k, v in self.__dict__.items() if k != "_modules"}
+        other.__dict__.update(copy.deepcopy(state, memo))
+        other._modules = [memo[id(module)] for module in self._modules]
+        return other
 
     def __getstate__(self):
         return self.__dict__ | {"_modules": [place_of(module) for module in self._modules]}

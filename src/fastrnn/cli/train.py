@@ -163,10 +163,11 @@ def run(args) -> int:
     from ..training import Interrupted, NonFiniteError
 
     with _told(), warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         trainer, data, validation = _assemble(text, options, saved)
     for warning in raised:
-        print(f"fastrnn train: warning: --{warning.message}", file=sys.stderr)
+        option = "--" if issubclass(warning.category, UserWarning) else ""
+        print(f"fastrnn train: warning: {option}{warning.message}", file=sys.stderr)
     bar = ProgressBar(show=args.progress, unit="chars")
     varies = options["schedule"] != "constant" or options["warmup"]
     line = _json_line if args.json else _line_with_rate if varies else _line
@@ -183,6 +184,7 @@ def run(args) -> int:
     if options["minutes"]:
         limits["seconds"] = 60 * options["minutes"]
     step, resumable = trainer.progress.step, f"fastrnn train --resume --out {args.out}"
+    before = _changed(last_path(args.out))
     try:
         trainer.fit(data, validation, **limits)
     except Interrupted:
@@ -193,7 +195,7 @@ def run(args) -> int:
         )
         return 130
     except KeyboardInterrupt:  # a second Ctrl-C: amid a step, which is lost
-        if not last_path(args.out).exists():
+        if not saved and _changed(last_path(args.out)) == before:  # what is there is another's
             raise
         print(f"interrupted; go on from the last save with:\n  {resumable}", file=sys.stderr)
         return 130
@@ -206,10 +208,9 @@ def run(args) -> int:
             print(f"stopped: {trainer.stopped}")
         elif trainer.progress.step == step:
             print("nothing left to do: the limit was reached before")
-        print(
-            f"best model, {_nats(trainer.progress.best)}: {args.out}\n"
-            f"to go on, with a higher limit: {resumable}"
-        )
+        best = trainer.progress.best
+        kind = "latest model" if math.isinf(best) else f"best model, {_nats(best)}"
+        print(f"{kind}: {args.out}\nto go on, with a higher limit: {resumable}")
     return 0
 
 
@@ -282,6 +283,11 @@ def _check_apart(text, out, log):
                     f"{option}: {what} and {other} would be one file, {path}; name another"
                 )
         taken.append((what, path))
+
+
+def _changed(path):
+    """Return when a file was last changed; None: there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _is_same_file(one, other):

@@ -48,14 +48,24 @@ class Container(Module):
         for part in self._parts.values():
             part._expose()
 
+    def _copied(self, other, memo):
+        super()._copied(other, memo)
+        for name, part in self._parts.items():
+            part._copied(other._parts[name], memo)
+
     def _random_layers(self):
         return [drawing for part in self._parts.values() for drawing in part._random_layers()]
 
 
 def place_of(module: Module) -> tuple[Module, list[str]]:
-    """Return the outermost container that a module is part of, and the way to it, part by part."""
+    """Return the outermost container that a module is part of, and the way to it, part by part.
+
+    A container that cannot be rebuilt cannot be copied, and is none here.
+    """
     way = []
     while (owner := module._owner and module._owner()) is not None:
+        if type(owner).config is Module.config:
+            break
         way.append(next(name for name, part in owner._parts.items() if part is module))
         module = owner
     return module, way[::-1]
