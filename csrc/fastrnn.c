@@ -560,7 +560,7 @@ fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_
     call.c0 = args->c0;
     call.reserve = args->reserve;
     /* Who sleeps now is woken by backward in any case. */
-    if (call.reserve && !call.plan.ahead &&
+    if (call.reserve && call.plan.offered && !call.plan.ahead &&
         plan_of(layer, seq, 1, use == FR_USE_TOKENS).threads > 1)
         call.plan.offered = 0;
     if (call.reserve && fr_cells[layer->cell].has_c)

@@ -307,7 +307,7 @@ static _Atomic int64_t alone_until, alone_for;
 
 /* To wake a worker takes 10 to 30 us, of a virtual machine 120, longer than many a job that it could help
  * with. It is worth it for calls that come close together, once they have taken as long as that: so
- * the most that is lost is twice the least that could be. With the team's lock held. */
+ * about as much again is lost at most. With the team's lock held. */
 static int worth_waking(int threads)
 {
     for (int i = 1; i < threads; i++)

@@ -39,6 +39,7 @@ typedef struct NAME(chunk_rows) {
     int64_t *token;
 } NAME(chunk_rows);
 
+/* The next `count` pointers of a thread's room. */
 static void *NAME(take_pointers)(char **room, int64_t count)
 {
     void *const taken = *room;

@@ -208,10 +208,13 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
             CELL_NAME(_enter_step)(call, s, &w[i]);
         }
         for (int phase = 0; phase < CELL_PHASES; phase++) {
-            if (walkers == 1 && w->a.steady && w->once) /* a step may take 50 ns */
-                CELL_NAME(_forward_tile)
-            (call, &w->a, 0, 1, w->part.p0, (int)(w->part.p1 - w->part.p0), 0);
-            else for (int i = 0; i < walkers; i++) CELL_NAME(_walk_panels)(call, phase, &w[i]);
+            const int panels = (int)(w->part.p1 - w->part.p0);
+            if (walkers == 1 && w->a.steady && w->once) { /* a step may take 50 ns */
+                CELL_NAME(_forward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
+            } else {
+                for (int i = 0; i < walkers; i++)
+                    CELL_NAME(_walk_panels)(call, phase, &w[i]);
+            }
             if (walkers == 1 && call->plan.units > 1 && !w->with.places)
                 fr_meet(call->sharers + (tid - w->unit), call->plan.units, w->unit);
         }

@@ -32,7 +32,7 @@ cdef class Affine:
         g.threads = fr_get_num_threads()  # asked once: another thread may change it meanwhile
         return g
 
-    def run(self, module, x, bint keep):
+    def run(self, x, bint keep):
         """Return ``(y, None)``, or ``(y, None, tape)`` if `keep`."""
         cdef fr_gemm_args g
         cdef fr_status status
@@ -60,7 +60,7 @@ cdef class Affine:
         if not keep:
             return y, None
         cdef AffineTape tape = AffineTape.__new__(AffineTape)
-        tape.affine, tape.module, tape.rows = self, module, rows
+        tape.affine, tape.rows = self, rows
         tape.weights = fingerprint(self.w)
         tape.y_shape = (<object> y).shape
         return y, None, tape
@@ -70,7 +70,7 @@ cdef class Affine:
 cdef class AffineTape:
     """What `Linear.forward` keeps for its gradient: the input itself."""
     cdef Affine affine
-    cdef object module, y_shape
+    cdef object y_shape
     cdef uint64_t weights  # of forward: their fingerprint
     cdef cnp.ndarray rows
 

@@ -96,7 +96,7 @@ class Linear(Module):
         """
         if state is not None:
             check_stateless(self, state)
-        return self._engine.run(self, x, False)
+        return self._engine.run(x, False)
 
     def forward(self, x, state=None, lengths=None):
         """Map `x` and also return a tape.
@@ -122,4 +122,4 @@ class Linear(Module):
         """
         if state is not None:
             check_stateless(self, state)
-        return self._engine.run(self, x, True)
+        return self._engine.run(x, True)
