@@ -4,7 +4,8 @@ What it is: a process for each contender and number of threads, each in an envir
 which is made on the first run (bench/.envs). A case is built by all of them, their results are
 compared, then slices of their times alternate. Whoever is not asked is stopped, by a signal where
 the system has one: threads of some libraries spin for a tenth of a second after their work, on the
-cores of the next.
+cores of the next. With two threads, a slice is taken again if the cores were not two whole cores
+side by side before and after it (cores.py), whosever it was, for --patience seconds in all.
 Writes results/NAME.json and .md, anew after each case.
 What it is not: a judgement on models; it is layers, alone.
 
@@ -24,6 +25,7 @@ measured. What a library cannot do is left blank, and the JSON file says why.
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -141,6 +143,7 @@ def main():
         sys.exit("peers: nothing to do with this --grid, --shape, --cells, --modes and --match")
     import limits
     import measure
+    from cores import Cores
 
     names = ["fastrnn", *options.peers]
     for name in names:
@@ -154,13 +157,14 @@ def main():
         print("measuring what the machine can do", flush=True)
         machine = limits.best([limits.measure(), *machines])
     result = {"environment": env, "limits": machine, "rows": earlier}
+    cores = Cores(options.patience) if options.patience and max(options.threads) > 1 else None
     everybody = [Process(name, count) for count in options.threads for name in names]
     start, wrong = time.monotonic(), False
     try:
         for process in everybody:
             env["versions"] |= process.ask("hello").get("versions", {})
         for k, case in enumerate(todo):
-            rows, problems = run(case, everybody, options)
+            rows, problems = run(case, everybody, cores, options)
             wrong = wrong or problems
             for row in rows:
                 row["limit"] = limits.least_us(case, row["threads"], result["limits"])
@@ -171,7 +175,7 @@ def main():
                 keep_the_steadier(result["rows"], row)
             measure.write(options.name, result, report(result))
     finally:
-        for process in everybody:
+        for process in [*everybody, *([cores] if cores else [])]:
             process.close()
     if not options.limits:
         # There are minutes when a machine is slower: what it can do is what it did at its best.
@@ -204,7 +208,7 @@ def keep_the_steadier(rows, new):
     rows.append(new)
 
 
-def run(case, everybody, options):
+def run(case, everybody, cores, options):
     """Build, compare, time a case; return a row a number of threads, and whether any was wrong."""
     racing, blanks, wrong = {}, {}, False
     with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +235,7 @@ def run(case, everybody, options):
                     good.append(k)
             if good:
                 racing[key] = process, process.ask("choose " + " ".join(map(str, good)))
-    times = race(racing, options)
+    times, troubled = race(racing, cores, options)
     for process in everybody:
         process.ask("drop")
     rows = []
@@ -247,6 +251,8 @@ def run(case, everybody, options):
             "ways": {n: a["way"] for (n, count), (_, a) in racing.items() if count == threads},
             "blank": {n: why for (n, count), why in blanks.items() if count == threads},
         }
+        if troubled is not None:
+            row["troubled"] = troubled
         rows.append(row)
     return rows, wrong
 
@@ -265,25 +271,32 @@ def difference(results, expected, tolerance):
     return ""
 
 
-def race(racing, options):
-    """Alternate slices; return ``{key: [us a call, one for each slice]}``."""
+def race(racing, cores, options):
+    """Alternate slices.
+
+    Return ``{key: [us a call, one for each slice]}``, and the share of slices that were taken
+    though the cores were not whole (None: nobody asked).
+    """
     repeats, cost = {}, 0
     for key, (_, answer) in racing.items():
         us = answer["us"]
         repeats[key] = max(1, min(10**6, round(options.slice * 1e6 / us)))
         cost += PAUSE + (repeats[key] + 1) * us * 1e-6
     rounds = max(min(options.rounds, 5), min(options.rounds, int(options.seconds / cost)))
-    times = {key: [] for key in racing}
+    times, troubled = {key: [] for key in racing}, 0
     order = list(racing)
     shuffled = random.Random(0)
     for _ in range(rounds):
         shuffled.shuffle(order)  # nobody always comes after the same one
         for key in order:
             time.sleep(PAUSE)
-            answer = racing[key][0].ask(f"time {repeats[key]}")
+            ask = functools.partial(racing[key][0].ask, f"time {repeats[key]}")
+            answer, whole = cores.take(ask) if cores else (ask(), True)
+            troubled += not whole
             if "us" in answer:
                 times[key].append(answer["us"])
-    return {key: us for key, us in times.items() if us}
+    share = troubled / max(1, rounds * len(order)) if cores else None
+    return {key: us for key, us in times.items() if us}, share
 
 
 def quartiles(values):
@@ -345,6 +358,13 @@ def report(result):
                 parts.append(f"### {mode}, {threads} thread{plural}\n")
                 parts.append(mode_table(these, table))
                 parts.append(summary(these, table))
+    if any("troubled" in row for row in rows):
+        some = [row for row in rows if row.get("troubled")]
+        share = sum(row["troubled"] for row in some) / len(rows)
+        parts.append(
+            f"{share:.1%} of the slices, in {len(some)} of {len(rows)} rows, were taken while the "
+            "cores were not two whole ones side by side (bench/cores.py), after waiting in vain.\n"
+        )
     reasons = {}
     for row in result["rows"]:
         for name, why in row["blank"].items():
@@ -491,6 +511,12 @@ def arguments():
     add("--rounds", type=int, default=11, help="slices of each contender (11)")
     add("--slice", type=float, default=0.03, help="seconds of a slice (0.03)")
     add("--seconds", type=float, default=60, help="of a case: fewer rounds, at least 5 (60)")
+    add(
+        "--patience",
+        type=float,
+        default=1200,
+        help="seconds to wait in all for two whole cores side by side (1200); 0: do not look",
+    )
     add("--name", default="peers", help="of the result files (peers)")
     add("--limits", type=Path, metavar="FILE.json", help="of an earlier run instead of new ones")
     add(
