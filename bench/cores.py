@@ -7,7 +7,8 @@ What it is not: a judgement on a result. Nothing is known of a slice's time when
 A virtual machine's processors are two threads of its host, which moves them about and gives their
 cores to others, too. For seconds or minutes both are one core's hardware threads: together they do
 then what one does, and every library is as fast with two threads as with one. Or they share no
-third-level cache, and whoever lets threads meet often is slower with two.
+third-level cache, and whoever lets threads meet often is slower with two. Or a neighbour has half
+of a core's multipliers, or of its second-level cache.
 """
 
 import json
@@ -16,7 +17,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WHOLE = 0.9  # of the best rate that a core was seen at, while the other is at work, too
+# Of what a core does while the other is at work, too, when nothing disturbs them:
+WHOLE = {"gflops": 0.9, "gbps": 0.85}
 NEAR = 2.5  # times the shortest way there and back, of whole cores
 FIRST_CHECKS, SLEEP = 40, 0.02
 
@@ -28,6 +30,8 @@ class Cores:
     ----------
     patience : float
         Seconds to wait for them altogether; afterwards, everything is taken as it comes.
+    machine : dict
+        What they can do, from `limits.measure`.
 
     Attributes
     ----------
@@ -35,8 +39,12 @@ class Cores:
         What is left of them.
     """
 
-    def __init__(self, patience):
+    def __init__(self, patience, machine):
         self.patience = patience
+        self.usual = {
+            "gflops": machine["fma_gflops"]["2"]["median"] / 2,
+            "gbps": machine["read_gbps"]["L2"]["2"]["median"] / 2,
+        }
         subprocess.run(["make", "-s", "-C", ROOT / "csrc", "cores"], check=True)
         self.process = subprocess.Popen(
             [ROOT / "csrc" / "build" / "plain" / "cores"],
@@ -44,28 +52,21 @@ class Cores:
             stdout=subprocess.PIPE,
             text=True,
         )
-        states = []
+        self.shortest = float("inf")
         for _ in range(FIRST_CHECKS):
-            states.append(self.state())
+            self.are_whole()
             time.sleep(SLEEP)
-        self.best = max(max(state["gflops"]) for state in states)
-        near = [s["there_and_back_ns"] for s in states if self._at_full_rate(s)]
-        self.shortest = min(near, default=float("inf"))
 
     def state(self):
-        """What each core does while both are at work, and the time of a line there and back."""
+        """What each core does and reads while both are at work, and a line's way there and back."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def _at_full_rate(self, state):
-        return min(state["gflops"]) >= WHOLE * self.best
-
     def are_whole(self):
         """Ask once: whether both are at their full rate, and near each other."""
         state = self.state()
-        self.best = max(self.best, *state["gflops"])
-        if not self._at_full_rate(state):
+        if any(min(state[name]) < WHOLE[name] * usual for name, usual in self.usual.items()):
             return False
         self.shortest = min(self.shortest, state["there_and_back_ns"])
         return state["there_and_back_ns"] <= NEAR * self.shortest

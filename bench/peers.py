@@ -157,7 +157,8 @@ def main():
         print("measuring what the machine can do", flush=True)
         machine = limits.best([limits.measure(), *machines])
     result = {"environment": env, "limits": machine, "rows": earlier}
-    cores = Cores(options.patience) if options.patience and max(options.threads) > 1 else None
+    looks = options.patience and max(options.threads) > 1 and "2" in machine["fma_gflops"]
+    cores = Cores(options.patience, machine) if looks else None
     everybody = [Process(name, count) for count in options.threads for name in names]
     start, wrong = time.monotonic(), False
     try:

@@ -2,12 +2,14 @@
  *
  * A virtual machine's processors move about below it. They may be two cores side by side; one core's
  * two hardware threads, which together do no more than one; cores that do not share a third-level
- * cache, between which a line takes five times as long; or shared with another machine's work. What
- * two threads gain is then a matter of the minute, whatever they run.
+ * cache, between which a line takes five times as long; or shared with another machine's work, which takes
+ * a part of their multipliers or of their second-level caches. What two threads gain is then a matter of
+ * the minute, whatever they run.
  *
  * For every line on standard input, two threads run independent multiply-adds at the same time, each
- * pinned to a processor, and then hand a line of memory to and fro. Printed, a line of JSON: what each
- * did in GFLOP/s, and nanoseconds there and back. A check takes a millisecond; between two, both sleep.
+ * pinned to a processor, read half of a second-level cache several times, and hand a line of memory to and
+ * fro. Printed, a line of JSON: what each did in GFLOP/s and read in GB/s, and nanoseconds there and back.
+ * A check takes a millisecond; between two, both sleep.
  *
  *   make -C csrc cores && while sleep 1; do echo; done | csrc/build/plain/cores */
 #define _GNU_SOURCE
@@ -21,7 +23,14 @@
 
 #include "peak.h"
 
-enum { WARM_TURNS = 10000, TURNS = 30000, EXCHANGES = 1000, TURNS_OF_PATIENCE = 1 << 20 };
+enum {
+    WARM_TURNS = 10000,
+    TURNS = 30000,
+    READINGS = 8,
+    EXCHANGES = 1000,
+    MEETINGS = 3,
+    TURNS_OF_PATIENCE = 1 << 20
+};
 
 static double nanoseconds(void)
 {
@@ -37,8 +46,8 @@ static struct line {
 /* On a machine with other work the other thread may have no core for a while. */
 static void wait_for(int who, long count)
 {
-    for (long turns = 0;
-         atomic_load_explicit(&lines[who].count, memory_order_acquire) < count; turns++)
+    for (long turns = 0; atomic_load_explicit(&lines[who].count, memory_order_acquire) < count;
+         turns++)
         if (turns > TURNS_OF_PATIENCE)
             sched_yield();
 }
@@ -48,7 +57,9 @@ static void tell(int me, long count)
     atomic_store_explicit(&lines[me].count, count, memory_order_release);
 }
 
-static double gflops[2], there_and_back;
+static double gflops[2], gbps[2], there_and_back;
+static float *data[2]; /* as much as half of a second-level cache holds */
+static size_t count;
 
 static void check(int me, long first)
 {
@@ -57,10 +68,17 @@ static void check(int me, long first)
     wait_for(!me, first);
     const double start = nanoseconds(), flops = peak_run(TURNS);
     gflops[me] = flops / (nanoseconds() - start);
+    read_all(data[me], count);
     tell(me, first + 1);
     wait_for(!me, first + 1);
+    const double reading = nanoseconds();
+    for (int i = 0; i < READINGS; i++)
+        read_all(data[me], count);
+    gbps[me] = READINGS * sizeof(float) * (double)count / (nanoseconds() - reading);
+    tell(me, first + 2);
+    wait_for(!me, first + 2);
     const double begin = nanoseconds();
-    for (long i = 2; i < EXCHANGES + 2; i++) {
+    for (long i = MEETINGS; i < EXCHANGES + MEETINGS; i++) {
         if (me)
             wait_for(0, first + i);
         tell(me, first + i);
@@ -97,7 +115,7 @@ static long checks;
 
 static long first_of(long check)
 {
-    return (check - 1) * (EXCHANGES + 2) + 1;
+    return (check - 1) * (EXCHANGES + MEETINGS) + 1;
 }
 
 static void *second(void *arg)
@@ -123,6 +141,14 @@ int main(void)
         fprintf(stderr, "cores: one processor has no state to speak of; two are needed\n");
         return 1;
     }
+    count = cache_bytes(1) / 2 / 4096 * 4096 / sizeof(float);
+    for (int i = 0; i < 2; i++) {
+        data[i] = aligned_alloc(4096, count * sizeof(float));
+        if (!data[i])
+            abort();
+        for (size_t k = 0; k < count; k++)
+            data[i][k] = 1e-6f * (float)(k % 1000); /* pages of their own, nothing denormal */
+    }
     if (pthread_create(&thread, NULL, second, &on[1]) || pin(on[0]))
         abort();
     while (fgets(line, sizeof line, stdin)) {
@@ -131,8 +157,8 @@ int main(void)
         pthread_cond_signal(&asked);
         pthread_mutex_unlock(&lock);
         check(0, first_of(checks));
-        printf("{\"gflops\": [%.1f, %.1f], \"there_and_back_ns\": %.0f}\n", gflops[0], gflops[1],
-               there_and_back);
+        printf("{\"gflops\": [%.1f, %.1f], \"gbps\": [%.1f, %.1f], \"there_and_back_ns\": %.0f}\n",
+               gflops[0], gflops[1], gbps[0], gbps[1], there_and_back);
         fflush(stdout);
     }
     return 0;

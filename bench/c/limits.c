@@ -38,21 +38,6 @@ static double seconds(void)
 
 static volatile float sink;
 
-/* Eight sums, so that loads and not additions are what is waited for. */
-#define READ(name, attributes, bytes)                                                              \
-    attributes static void name(const float *data, size_t count)                                   \
-    {                                                                                              \
-        typedef float vector __attribute__((vector_size(bytes)));                                  \
-        const vector *v = (const vector *)data;                                                    \
-        vector sum[8] = {0};                                                                       \
-        for (size_t i = 0; i < count / (bytes / 4); i += 8) {                                      \
-            _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) sum[k] += v[i + (size_t)k];        \
-        }                                                                                          \
-        for (int k = 1; k < 8; k++)                                                                \
-            sum[0] += sum[k];                                                                      \
-        sink = sum[0][0];                                                                          \
-    }
-
 /* One chain: the result of each multiply-add is an operand of the next. */
 #define CHAIN(name, attributes)                                                                    \
     attributes static void name(long turns)                                                        \
@@ -66,21 +51,8 @@ static volatile float sink;
     }
 
 #if defined(__x86_64__)
-READ(read_sse, , 16)
-READ(read_avx2, __attribute__((target("avx2"))), 32)
-READ(read_avx512, __attribute__((target("avx512f"))), 64)
 CHAIN(chain_sse, )
 CHAIN(chain_fma, __attribute__((target("avx2,fma"))))
-
-static void read_all(const float *data, size_t count)
-{
-    if (__builtin_cpu_supports("avx512f"))
-        read_avx512(data, count);
-    else if (__builtin_cpu_supports("avx2"))
-        read_avx2(data, count);
-    else
-        read_sse(data, count);
-}
 
 static void chain(long turns)
 {
@@ -90,13 +62,7 @@ static void chain(long turns)
         chain_sse(turns);
 }
 #else
-READ(read_baseline, , 16)
 CHAIN(chain_baseline, )
-
-static void read_all(const float *data, size_t count)
-{
-    read_baseline(data, count);
-}
 
 static void chain(long turns)
 {
@@ -192,36 +158,6 @@ static double rate(task model, int threads, float *const data[])
 }
 
 /* ---- sizes --------------------------------------------------------------------------------------- */
-
-/* Linux has the sizes in files; sysconf adds up the caches of a whole host inside some guests. */
-static size_t cache_bytes(int level)
-{
-    static const size_t usual[3] = {32 << 10, 512 << 10, 16 << 20};
-    for (int index = 0; index < 8; index++) {
-        char path[96], type[16] = "";
-        int number = 0;
-        long kilobytes = 0;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
-        FILE *f = fopen(path, "r");
-        if (!f)
-            break;
-        const int known = fscanf(f, "%d", &number);
-        fclose(f);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", index);
-        if (known != 1 || number != level + 1 || !(f = fopen(path, "r")))
-            continue;
-        const int typed = fscanf(f, "%15s", type);
-        fclose(f);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
-        if (typed != 1 || !strcmp(type, "Instruction") || !(f = fopen(path, "r")))
-            continue;
-        const int sized = fscanf(f, "%ldK", &kilobytes);
-        fclose(f);
-        if (sized == 1 && kilobytes > 0)
-            return (size_t)kilobytes << 10;
-    }
-    return usual[level];
-}
 
 /* Of each thread: half of a cache that is its own; of the shared L3 a quarter, but enough to be
  * out of L2; of memory more than L3 holds. */

@@ -2,6 +2,8 @@
 #include "peak.h"
 
 #include <sched.h>
+#include <stdio.h>
+#include <string.h>
 
 enum { CHAINS = 12 }; /* two units of latency 4 or 5 need 8 to 10; more would not fit AVX2 */
 
@@ -30,6 +32,21 @@ static volatile float sink;
         return 2.0 * CHAINS * (bytes / 4) * (double)turns;                                         \
     }
 
+/* Eight sums, so that loads and not additions are what is waited for. */
+#define READ(name, attributes, bytes)                                                              \
+    attributes static void name(const float *data, size_t count)                                   \
+    {                                                                                              \
+        typedef float vector __attribute__((vector_size(bytes)));                                  \
+        const vector *v = (const vector *)data;                                                    \
+        vector sum[8] = {0};                                                                       \
+        for (size_t i = 0; i < count / (bytes / 4); i += 8) {                                      \
+            _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) sum[k] += v[i + (size_t)k];        \
+        }                                                                                          \
+        for (int k = 1; k < 8; k++)                                                                \
+            sum[0] += sum[k];                                                                      \
+        sink = sum[0][0];                                                                          \
+    }
+
 #if defined(__x86_64__)
 PEAK(peak_sse, , 16)
 PEAK(peak_avx2, __attribute__((target("avx2,fma"))), 32)
@@ -43,14 +60,64 @@ double peak_run(long turns)
         return peak_avx2(turns);
     return peak_sse(turns);
 }
+
+READ(read_sse, , 16)
+READ(read_avx2, __attribute__((target("avx2"))), 32)
+READ(read_avx512, __attribute__((target("avx512f"))), 64)
+
+void read_all(const float *data, size_t count)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        read_avx512(data, count);
+    else if (__builtin_cpu_supports("avx2"))
+        read_avx2(data, count);
+    else
+        read_sse(data, count);
+}
 #else
 PEAK(peak_baseline, , 16)
+READ(read_baseline, , 16)
 
 double peak_run(long turns)
 {
     return peak_baseline(turns);
 }
+
+void read_all(const float *data, size_t count)
+{
+    read_baseline(data, count);
+}
 #endif
+
+/* Linux has the sizes in files; sysconf adds up the caches of a whole host inside some guests. */
+size_t cache_bytes(int level)
+{
+    static const size_t usual[3] = {32 << 10, 512 << 10, 16 << 20};
+    for (int index = 0; index < 8; index++) {
+        char path[96], type[16] = "";
+        int number = 0;
+        long kilobytes = 0;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
+        FILE *f = fopen(path, "r");
+        if (!f)
+            break;
+        const int known = fscanf(f, "%d", &number);
+        fclose(f);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", index);
+        if (known != 1 || number != level + 1 || !(f = fopen(path, "r")))
+            continue;
+        const int typed = fscanf(f, "%15s", type);
+        fclose(f);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
+        if (typed != 1 || !strcmp(type, "Instruction") || !(f = fopen(path, "r")))
+            continue;
+        const int sized = fscanf(f, "%ldK", &kilobytes);
+        fclose(f);
+        if (sized == 1 && kilobytes > 0)
+            return (size_t)kilobytes << 10;
+    }
+    return usual[level];
+}
 
 void keep_off_core(int core)
 {
