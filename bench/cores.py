@@ -66,6 +66,8 @@ class Cores:
     def are_whole(self):
         """Ask once: whether both are at their full rate, and near each other."""
         state = self.state()
+        for name, usual in self.usual.items():  # the limits may have been measured amid others
+            self.usual[name] = max(usual, min(state[name]))
         if any(min(state[name]) < WHOLE[name] * usual for name, usual in self.usual.items()):
             return False
         self.shortest = min(self.shortest, state["there_and_back_ns"])

@@ -559,10 +559,12 @@ fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_
     call.h0 = args->h0;
     call.c0 = args->c0;
     call.reserve = args->reserve;
-    /* Who sleeps now is woken by backward in any case. */
-    if (call.reserve && call.plan.offered && !call.plan.ahead &&
-        plan_of(layer, seq, 1, use == FR_USE_TOKENS).threads > 1)
-        call.plan.offered = 0;
+    if (call.reserve && call.plan.offered && !call.plan.ahead) {
+        /* Who sleeps now may be woken by backward in any case. */
+        const fr_plan back = plan_of(layer, seq, 1, use == FR_USE_TOKENS);
+        if (back.threads > 1 && !back.offered)
+            call.plan.offered = 0;
+    }
     if (call.reserve && fr_cells[layer->cell].has_c)
         call.c_start = c_behind(&call, seq, args->reserve);
     return run(&call, typed(layer)->forward[layer->cell]);
@@ -601,6 +603,8 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.clip_step = args->clip_step;
     call.clip_limit = args->clip_limit;
     call.looks = args->step_dh.p || args->step_dc.p || args->clip_step != FR_CLIP_NONE;
+    if (call.looks) /* threads meet amid a step: kernels/steps.h */
+        call.plan.offered = 0;
     call.y = args->y;
     call.h0 = args->h0;
     call.c0 = args->c0;

@@ -13,8 +13,8 @@
  * rows can do better, forward and with enough work a step: who is done takes over panels of the
  * others. Which thread computes a panel changes no number.
  *
- * A service calls now and then, and its threads sleep meanwhile. A forward call that would gain less than
- * it takes to wake them is only offered to them.
+ * A service calls now and then, and its threads sleep meanwhile. A call that would gain less than it takes
+ * to wake them is only offered to them.
  *
  * The choice is the cheapest by a model of one step, in cycles: a tile costs its multiply-adds
  * or the latency of a few of them, whichever is more; weights cost what the cache level that
@@ -171,8 +171,8 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                 best.takes_over = units > 1 && large;
             }
         }
-    best.offered = !backward && best.threads > 1 && best.threads <= FR_MOST_ALONE &&
-                   !best.takes_over && alone - least < WAKING_CYCLES;
+    best.offered = best.threads > 1 && best.threads <= FR_MOST_ALONE && !best.takes_over &&
+                   alone - least < WAKING_CYCLES;
 
     if (pass == FR_PASS_FORWARD && threads > 1 && B == 1) { /* of more rows, parts are as fast */
         const double panels = most_panels(layer->hidden_size, 1, panel);

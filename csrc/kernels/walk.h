@@ -21,8 +21,8 @@
  *           (barrier)                              dW, dR, db, dx of the chunk
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that share rows wait
- * for each other at every step; those that share a single one do something meanwhile (share.h). Forward,
- * one may walk for all of them, if the others sleep. A single row's xw may be made by another thread while
+ * for each other at every step; those that share a single one do something meanwhile (share.h). One may
+ * walk for all of them, if the others sleep. A single row's xw may be made by another thread while
  * one walks the steps (products.h), or on the way, and so may its dx (weave.h); few rows go another way
  * back (few.h). */
 
@@ -245,139 +245,242 @@ static void CELL_NAME(_forward)(void *arg, int tid)
         CELL_NAME(_walk)(call, tid, &w, 1);
 }
 
-static void CELL_NAME(_backward)(void *arg, int tid)
-{
-    const fr_call *call = arg;
-    const fr_rows *rows = &call->rows;
-    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp, row = call->dg_row;
-    const int threads = call->plan.threads;
-    const fr_part part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
-    const ptrdiff_t u0 = part.p0 * NR, u1 = part.p1 * NR < H ? part.p1 * NR : H;
-    const int units = call->plan.units, unit = tid % units, me = tid / units;
+/* ---- backward -------------------------------------------------------------------------------- */
+
+/* One thread's share of the walk backward. */
+typedef struct CELL_NAME(_back_walker) {
+    int tid, unit, me; /* unit: which of those who share these rows; me: which part of the batch */
+    fr_part part;
+    ptrdiff_t u0, u1; /* its units */
     /* Products over a chunk are shared out by units (dW, dR, db) or rows (dx), among those who have
      * the same part of the batch, or, if parts do not add up on their own, among everybody. */
-    const int those = call->own ? units : threads, one = call->own ? unit : tid;
-    const ptrdiff_t w0 = H * one / those, w1 = H * (one + 1) / those;
-    const fr_sums sums = NAME(sums_of_part)(call, me);
-    fr_place *const sharers = call->sharers + (tid - unit);
+    int those, one;
+    fr_sums sums;
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
-    NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &a), &rows_of);
-    NAME(share_blocks)(call, &part, &a);
-    NAME(sharing) with = NAME(begin_sharing)(call, &part, tid, &a);
-    const int alone = CELL_PHASES == 1 && (units == 1 || with.places) && a.groups == 1;
+    NAME(sharing) with;
+    int once; /* of a single row: nobody is met after a step, and all its panels are one tile */
+    /* a chunk of time: its steps, where its dG begin, those of this part, of this step and of the one
+     * after it */
+    int64_t s0, s1;
+    real *buffer, *mine, *dg;
+    const real *dg_after;
+    ptrdiff_t n; /* rows of this step */
+    int weaves;
+    int64_t woven; /* from this step on, the whole panels of dx are made on the way */
     NAME(weave) weave;
-    const int weaves = NAME(weaves_dx)(call);
+} CELL_NAME(_back_walker);
 
-    for (int64_t q = 0; q < part.nj && u1 > u0; q++) {
-        const int64_t j = part.j0 + q * part.jstep, at = fr_batch(rows, j) * H + u0;
+FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(_back_walker) * w)
+{
+    const fr_rows *rows = &call->rows;
+    const ptrdiff_t H = call->layer.hidden_size, Hp = call->Hp;
+    const int units = call->plan.units;
+    w->tid = tid;
+    w->unit = tid % units;
+    w->me = tid / units;
+    w->part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
+    w->u0 = w->part.p0 * NR;
+    w->u1 = w->part.p1 * NR < H ? w->part.p1 * NR : H;
+    w->those = call->own ? units : call->plan.threads;
+    w->one = call->own ? w->unit : tid;
+    w->sums = NAME(sums_of_part)(call, w->me);
+    NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &w->a), &w->rows_of);
+    NAME(share_blocks)(call, &w->part, &w->a);
+    w->with = NAME(begin_sharing)(call, &w->part, tid, &w->a);
+    w->once = CELL_PHASES == 1 && (units == 1 || w->with.places) && w->a.groups == 1;
+    w->weaves = NAME(weaves_dx)(call);
+    w->dg_after = (const real *)call->zeros;
+    for (int64_t q = 0; q < w->part.nj && w->u1 > w->u0; q++) {
+        const int64_t j = w->part.j0 + q * w->part.jstep, at = fr_batch(rows, j) * H + w->u0;
         NAME(copy_state)
-        ((real *)call->carry_h + j * Hp + u0, call->dhT ? (const real *)call->dhT + at : NULL,
-         u1 - u0);
-        if (cell->has_c)
+        ((real *)call->carry_h + j * Hp + w->u0, call->dhT ? (const real *)call->dhT + at : NULL,
+         w->u1 - w->u0);
+        if (fr_cells[call->layer.cell].has_c)
             NAME(copy_state)
-        ((real *)call->carry_c + j * Hp + u0, call->dcT ? (const real *)call->dcT + at : NULL,
-         u1 - u0);
+        ((real *)call->carry_c + j * Hp + w->u0, call->dcT ? (const real *)call->dcT + at : NULL,
+         w->u1 - w->u0);
     }
-    NAME(clear_sums)(call, &sums, w0, w1);
+    NAME(clear_sums)(call, &w->sums, H * w->one / w->those, H * (w->one + 1) / w->those);
+}
 
-    const int64_t chunk = call->plan.chunk, chunks = (rows->T + chunk - 1) / chunk;
-    const real *dg_after = (const real *)call->zeros;
-    for (int64_t i = chunks - 1; i >= 0; i--) {
-        const int64_t s0 = i * chunk, s1 = rows->T - s0 < chunk ? rows->T : s0 + chunk;
-        /* Two buffers in turn: the next chunk's last step still reads this one's first. */
-        real *const buffer = (real *)call->dG[i & 1];
-        /* Part after part, and in each step after step. Parts on their own do not wait for each
-         * other, so each keeps to a place of its own; otherwise all rows lie back to back. */
-        real *mine = buffer + (call->own ? chunk * part.rows_before * row : 0);
-        for (int r = 0; r < me && !call->own; r++) {
-            const fr_part other = fr_plan_part(&call->plan, rows, Hp / NR, r * units);
-            mine += NAME(rows_in_chunk)(call, &other, s0, s1) * row;
-        }
-        real *dg = mine + NAME(rows_in_chunk)(call, &part, s0, s1) * row;
-        int64_t woven = s1; /* from this step on, the whole panels of dx are made on the way */
-        for (int64_t s = s1 - 1; s >= s0; s--) {
-            dg -= fr_part_active(&part, fr_active(rows, s)) * row;
-            ptrdiff_t n = 1;
-            if (a.steady && s > 0)
-                NAME(row_before)(call, s, dg, dg_after, CELL_CARRIES_H, &a);
-            else
-                n = NAME(backward_rows)(call, &part, s, dg, dg_after, CELL_CARRIES_H, &a);
-            a.early = NULL;
-            if (with.places) {
-                const int64_t steps = rows->T - 1 - s;
-                if (a.dg_next[0] != (const real *)call->zeros)
-                    NAME(early_backward)(call, &part, &a, &with, steps, CELL_DH_GATES);
-            } else if (units > 1)
-                NAME(fetch_shared)(a.dg_next, n, row);
-            if (weaves && woven - s > FR_WEAVE_STEPS) { /* all threads have walked these 16 steps */
-                if (woven < s1)
-                    NAME(finish_weave)(&weave);
-                woven = s + 1;
-                NAME(weave_dx)(call, woven, dg_after, one, those, &weave);
-                a.weave = &weave;
-            }
-            if (call->looks)
-                NAME(look_at_step)(call, &part, &a, tid, s, n, CELL_DH_GATES, CELL_WHOLE_DC);
-            const int at_once = a.steady && alone;
-            if (at_once)
-                CELL_NAME(_backward_tile)(call, &a, 0, 1, part.p0, (int)(part.p1 - part.p0), 0);
-            for (int phase = 0; phase < CELL_PHASES && !at_once; phase++) {
-                NAME(panel_walk)
-                walk = NAME(begin_panels)(call, &part, tid, &a, n, a.back, 0);
-                for (ptrdiff_t p, w; (w = NAME(next_panels)(&walk, &p));) {
-                    for (ptrdiff_t q = 0, h; q < n; q += h) {
-                        h = NAME(tile_height)(n - q);
-                        CELL_NAME(_backward_tile)(call, &a, q, (int)h, p, (int)w, phase);
-                    }
-                }
-                if (units > 1 && !with.places)
-                    fr_meet(sharers, units, unit);
-            }
-            dg_after = dg;
-            if (with.places)
-                fr_tell(&with.places[tid], rows->T - s);
-        }
-        if (woven < s1)
-            NAME(finish_weave)(&weave);
-        a.weave = NULL;
-        if (those > 1)
-            fr_meet(call->own ? sharers : call->everybody, those, one);
-        const ptrdiff_t n =
-            call->own ? NAME(fill_chunk)(call, s0, s1, me, me + 1, mine, &rows_of)
-                      : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, buffer, &rows_of);
-        NAME(chunk_products)
-        (call, &rows_of, n, n - (s1 - woven), one, those, &sums,
-         (real *)(call->work + tid * call->work_stride));
+/* Chunk i of time. */
+FR_NOINLINE void CELL_NAME(_enter_chunk_back)(const fr_call *call, int64_t i,
+                                              CELL_NAME(_back_walker) * w)
+{
+    const fr_rows *rows = &call->rows;
+    const int64_t chunk = call->plan.chunk, s0 = i * chunk;
+    const ptrdiff_t row = call->dg_row;
+    w->s0 = s0;
+    w->s1 = rows->T - s0 < chunk ? rows->T : s0 + chunk;
+    /* Two buffers in turn: the next chunk's last step still reads this one's first. */
+    w->buffer = (real *)call->dG[i & 1];
+    /* Part after part, and in each step after step. Parts on their own do not wait for each
+     * other, so each keeps to a place of its own; otherwise all rows lie back to back. */
+    w->mine = w->buffer + (call->own ? chunk * w->part.rows_before * row : 0);
+    for (int r = 0; r < w->me && !call->own; r++) {
+        const fr_part other = fr_plan_part(&call->plan, rows, call->Hp / NR, r * call->plan.units);
+        w->mine += NAME(rows_in_chunk)(call, &other, s0, w->s1) * row;
     }
-    if (call->own) {
-        fr_meet(call->everybody, threads, tid);
-        for (int r = 0; r < call->plan.rows; r++) {
-            const fr_sums theirs = NAME(sums_of_part)(call, r);
-            NAME(add_sums)(call, &theirs, H * tid / threads, H * (tid + 1) / threads);
-        }
-    } else {
-        NAME(add_sums)(call, &sums, w0, w1);
+    w->dg = w->mine + NAME(rows_in_chunk)(call, &w->part, s0, w->s1) * row;
+    w->woven = w->s1;
+}
+
+/* Addresses, and what can be done before everybody's dG of the step after is there. */
+FR_INLINE void CELL_NAME(_enter_step_back)(const fr_call *call, int64_t s,
+                                           CELL_NAME(_back_walker) * w)
+{
+    const fr_rows *rows = &call->rows;
+    NAME(row_arrays) *const a = &w->a;
+    w->dg -= fr_part_active(&w->part, fr_active(rows, s)) * call->dg_row;
+    w->n = 1;
+    if (a->steady && s > 0)
+        NAME(row_before)(call, s, w->dg, w->dg_after, CELL_CARRIES_H, a);
+    else
+        w->n = NAME(backward_rows)(call, &w->part, s, w->dg, w->dg_after, CELL_CARRIES_H, a);
+    a->early = NULL;
+    if (w->with.places) {
+        if (a->dg_next[0] != (const real *)call->zeros)
+            NAME(early_backward)
+        (call, &w->part, a, &w->with, rows->T - 1 - s, CELL_DH_GATES);
+    } else if (call->plan.units > 1)
+        NAME(fetch_shared)(a->dg_next, w->n, call->dg_row);
+    if (w->weaves && w->woven - s > FR_WEAVE_STEPS) { /* all threads have walked these 16 steps */
+        if (w->woven < w->s1)
+            NAME(finish_weave)(&w->weave);
+        w->woven = s + 1;
+        NAME(weave_dx)(call, w->woven, w->dg_after, w->one, w->those, &w->weave);
+        a->weave = &w->weave;
     }
+    if (call->looks)
+        NAME(look_at_step)
+    (call, &w->part, a, w->tid, s, w->n, CELL_DH_GATES, CELL_WHOLE_DC);
+}
+
+FR_NOINLINE void CELL_NAME(_walk_panels_back)(const fr_call *call, int phase,
+                                              CELL_NAME(_back_walker) * w)
+{
+    NAME(panel_walk)
+    walk = NAME(begin_panels)(call, &w->part, w->tid, &w->a, w->n, w->a.back, 0);
+    for (ptrdiff_t p, wide; (wide = NAME(next_panels)(&walk, &p));)
+        for (ptrdiff_t q = 0, h; q < w->n; q += h) {
+            h = NAME(tile_height)(w->n - q);
+            CELL_NAME(_backward_tile)(call, &w->a, q, (int)h, p, (int)wide, phase);
+        }
+}
+
+FR_INLINE void CELL_NAME(_leave_step_back)(const fr_call *call, int64_t s,
+                                           CELL_NAME(_back_walker) * w)
+{
+    w->dg_after = w->dg;
+    if (w->with.places)
+        fr_tell(&w->with.places[w->tid], call->rows.T - s);
+    if (s > w->s0)
+        return;
+    if (w->woven < w->s1)
+        NAME(finish_weave)(&w->weave);
+    w->a.weave = NULL;
+}
+
+/* A share of the products over a chunk that everybody has walked. */
+FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
+{
+    const int64_t s0 = w->s0, s1 = w->s1;
+    const ptrdiff_t n =
+        call->own ? NAME(fill_chunk)(call, s0, s1, w->me, w->me + 1, w->mine, &w->rows_of)
+                  : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, w->buffer, &w->rows_of);
+    NAME(chunk_products)
+    (call, &w->rows_of, n, n - (s1 - w->woven), w->one, w->those, &w->sums,
+     (real *)(call->work + w->tid * call->work_stride));
+}
+
+/* Everybody's sums are there: a share of the weights' gradients, and what goes on to h0 and c0. */
+FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
+{
+    const ptrdiff_t H = call->layer.hidden_size;
+    const int threads = call->plan.threads;
+    NAME(row_arrays) *const a = &w->a;
+    for (int r = 0; r < call->plan.rows && call->own; r++) {
+        const fr_sums theirs = NAME(sums_of_part)(call, r);
+        NAME(add_sums)(call, &theirs, H * w->tid / threads, H * (w->tid + 1) / threads);
+    }
+    if (!call->own)
+        NAME(add_sums)
+    (call, &w->sums, H * w->one / w->those, H * (w->one + 1) / w->those);
     if (!call->dh0 && !call->dc0)
         return;
-    a.early = NULL;
-    const ptrdiff_t n = NAME(backward_rows)(call, &part, -1, NULL, dg_after, CELL_CARRIES_H, &a);
-    for (ptrdiff_t p = part.p0; p < part.p1; p++)
+    a->early = NULL;
+    const ptrdiff_t n =
+        NAME(backward_rows)(call, &w->part, -1, NULL, w->dg_after, CELL_CARRIES_H, a);
+    for (ptrdiff_t p = w->part.p0; p < w->part.p1; p++)
         for (ptrdiff_t q = 0, h; q < n; q += h) {
             _Alignas(64) real dh[FR_MR * NR];
             h = NAME(tile_height)(n - q);
-            NAME(dh_tile)(call, dh, &a, q, (int)h, p, 1, CELL_DH_GATES);
+            NAME(dh_tile)(call, dh, a, q, (int)h, p, 1, CELL_DH_GATES);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
-                    const int64_t at = fr_batch(rows, part.j0 + (q + m) * part.jstep) * H + u;
+                    const int64_t j = w->part.j0 + (q + m) * w->part.jstep;
+                    const int64_t at = fr_batch(&call->rows, j) * H + u;
                     if (call->dh0)
                         vstore_n((real *)call->dh0 + at, vload(dh + m * NR + v * VL), H - u);
-                    if (call->dc0 && cell->has_c)
-                        vstore_n((real *)call->dc0 + at, vload(a.dc_in[q + m] + u), H - u);
+                    if (call->dc0 && fr_cells[call->layer.cell].has_c)
+                        vstore_n((real *)call->dc0 + at, vload(a->dc_in[q + m] + u), H - u);
                 }
         }
+}
+
+FR_INLINE void CELL_NAME(_walk_back)(const fr_call *call, int tid, CELL_NAME(_back_walker) * w,
+                                     const int walkers)
+{
+    const int64_t chunk = call->plan.chunk;
+    for (int i = 0; i < walkers; i++)
+        CELL_NAME(_begin_back)(call, tid + i, &w[i]);
+    for (int64_t c = (call->rows.T + chunk - 1) / chunk - 1; c >= 0; c--) {
+        for (int i = 0; i < walkers; i++)
+            CELL_NAME(_enter_chunk_back)(call, c, &w[i]);
+        for (int64_t s = w->s1 - 1; s >= w->s0; s--) {
+            for (int i = 0; i < walkers; i++)
+                CELL_NAME(_enter_step_back)(call, s, &w[i]);
+            for (int phase = 0; phase < CELL_PHASES; phase++) {
+                const int panels = (int)(w->part.p1 - w->part.p0);
+                if (walkers == 1 && w->a.steady && w->once) {
+                    CELL_NAME(_backward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
+                } else {
+                    for (int i = 0; i < walkers; i++)
+                        CELL_NAME(_walk_panels_back)(call, phase, &w[i]);
+                }
+                if (walkers == 1 && call->plan.units > 1 && !w->with.places)
+                    fr_meet(call->sharers + (tid - w->unit), call->plan.units, w->unit);
+            }
+            for (int i = 0; i < walkers; i++)
+                CELL_NAME(_leave_step_back)(call, s, &w[i]);
+        }
+        if (walkers == 1 && w->those > 1)
+            fr_meet(call->own ? call->sharers + (tid - w->unit) : call->everybody, w->those,
+                    w->one);
+        for (int i = 0; i < walkers; i++)
+            CELL_NAME(_leave_chunk_back)(call, &w[i]);
+    }
+    if (walkers == 1 && call->own)
+        fr_meet(call->everybody, call->plan.threads, tid);
+    for (int i = 0; i < walkers; i++)
+        CELL_NAME(_end_back)(call, &w[i]);
+}
+
+FR_NOINLINE void CELL_NAME(_backward_alone)(const fr_call *call)
+{
+    CELL_NAME(_back_walker) w[FR_MOST_ALONE];
+    CELL_NAME(_walk_back)(call, 0, w, call->plan.threads);
+}
+
+static void CELL_NAME(_backward)(void *arg, int tid)
+{
+    const fr_call *call = arg;
+    CELL_NAME(_back_walker) w;
+    if (call->alone)
+        CELL_NAME(_backward_alone)(call);
+    else
+        CELL_NAME(_walk_back)(call, tid, &w, 1);
 }
 
 #undef CELL_NAME

@@ -28,8 +28,6 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     plan.chunk = at_most(plan.chunk, T);
     if (pass != FR_PASS_FORWARD || plan.rows * plan.units > 1)
         plan.ahead = 0;
-    if (pass == FR_PASS_BACKWARD && plan.offered) /* with more, a training forward is not offered */
-        plan.rows = plan.units = 1, plan.offered = 0;
     plan.threads = plan.rows * plan.units + plan.ahead;
     return plan;
 }

@@ -134,7 +134,6 @@ typedef struct meeting {
     int phase[MEETING], ahead[MEETING];
 } meeting;
 
-/* Between two barriers nobody may be a phase behind, and what others wrote is visible. */
 /* How many threads of 3 took part in an offered job; -1: some twice, or not the first. */
 static int taking_part(void)
 {
@@ -172,6 +171,7 @@ static void an_offered_job_does_not_wait_for_other_callers(void)
     CHECK(runs_once_each(3), "afterwards");
 }
 
+/* Between two barriers nobody may be a phase behind, and what others wrote is visible. */
 static void meet(void *arg, int tid)
 {
     meeting *m = arg;
@@ -282,8 +282,8 @@ static void callers_may_share_weights_and_inputs(void)
 
 /* ---- the others sleep ----------------------------------------------------------------------- */
 
-/* Rows in parts, units shared by step or of a single row, x W in chunks or woven, made ahead: a thread
- * that nobody helps makes the numbers that all would have made. */
+/* Rows in parts, units shared by step or of a single row, x W and dx in chunks or woven, made ahead: a
+ * thread that nobody helps makes the numbers that all would have made, forward and backward. */
 static void a_thread_alone_makes_the_numbers_of_all(void)
 {
     static const fr_plan plans[] = {{2, 2, 1, 3, 0, 0, 1},  {2, 1, 2, 2, 0, 0, 1},
@@ -308,12 +308,13 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
                       fr_status_text(together));
                 forced_plan.offered = 1;
                 alone_until = 0;
-                nap(2); /* they park */
+                lock_take(&team); /* somebody else's job */
                 const fr_status by_one = engine_solve(p, dtype, &alone);
+                lock_drop(&team);
                 CHECK(by_one == FR_OK, "cell %d, size %d, plan %d: %s", cell, (int)k, (int)i,
                       fr_status_text(by_one));
-                CHECK(alone_until, "cell %d, size %d: woken for plan %d", cell, (int)k, (int)i);
-                for (int what = 0; what < DX; what++) /* backward is another matter */
+                CHECK(alone_until, "cell %d, size %d: never alone, plan %d", cell, (int)k, (int)i);
+                for (int what = 0; what < ANSWERS; what++)
                     CHECK(!memcmp(all.of[what], alone.of[what], all.count[what] * sizeof(double)),
                           "cell %d, size %d, plan %d: answer %d", cell, (int)k, (int)i, what);
                 free_answer(&all), free_answer(&alone);
@@ -322,29 +323,64 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
     forced_plan.rows = 0;
 }
 
-/* Backward wakes them in any case, so forward need not do without them. */
-static void a_training_call_whose_backward_is_shared_wakes_the_others(void)
+/* One training step of `T` steps on two threads that sleep before each pass; how many of forward and
+ * backward nobody was woken for. */
+static int passes_alone(int64_t T)
 {
-    const fr_layer layer = {FR_LSTM, FR_F32, 64, 64};
-    const fr_seq seq = {.T = 20, .B = 12, .threads = 2};
-    static float w[4 * 64 * 64], x[20 * 12 * 64], y[20 * 12 * 64];
-    void *packed = guarded(fr_packed_bytes(&layer, FR_USE_DENSE));
-    const size_t bytes[2] = {fr_forward_scratch_bytes(&layer, &seq, 0),
-                             fr_forward_scratch_bytes(&layer, &seq, 1)};
+    enum { batch = 12, units = 64, most = 22 };
+    const fr_layer layer = {FR_LSTM, FR_F32, units, units};
+    const fr_seq seq = {.T = T, .B = batch, .threads = 2};
+    static float w[4 * units * units], dw[2][4 * units * units], x[most * batch * units],
+        y[most * batch * units];
+    const int use = fr_training_use(&layer, &seq, 0, 1);
+    void *packed = guarded(fr_packed_bytes(&layer, use));
+    const size_t bytes[2] = {fr_forward_scratch_bytes(&layer, &seq, 1),
+                             fr_backward_scratch_bytes(&layer, &seq, 0)};
     void *scratch = guarded(bytes[bytes[1] > bytes[0]]);
     void *reserve = guarded(fr_reserve_bytes(&layer, &seq));
-    fr_pack(&layer, FR_USE_DENSE, packed, &(fr_weights){w, w, NULL, NULL});
-    fr_forward_args args = {
-        .y = {y, 12 * 64, 64}, .x = {x, 12 * 64, 64}, .packed = packed, .scratch = scratch};
-    for (int training = 0; training < 2; training++) {
-        args.reserve = training ? reserve : NULL;
+    const fr_array rows = {y, batch * units, units};
+    const fr_forward_args there = {.y = rows,
+                                   .x = {x, batch * units, units},
+                                   .packed = packed,
+                                   .scratch = scratch,
+                                   .reserve = reserve};
+    const fr_backward_args back = {.y = rows,
+                                   .x = there.x,
+                                   .dy = rows,
+                                   .grads = {dw[0], dw[1], NULL, NULL},
+                                   .packed = packed,
+                                   .scratch = scratch,
+                                   .reserve = reserve};
+    int alone = 0;
+    fr_pack(&layer, use, packed, &(fr_weights){w, w, NULL, NULL});
+    for (int pass = 0; pass < 2; pass++) {
         runs_once_each(2);
         nap(20);
         alone_until = 0;
-        CHECK(fr_forward(&layer, &seq, &args) == FR_OK, "forward");
-        CHECK((alone_until == 0) == training, "training %d", training);
+        const fr_status status =
+            pass ? fr_backward(&layer, &seq, &back) : fr_forward(&layer, &seq, &there);
+        CHECK(status == FR_OK, "pass %d: %s", pass, fr_status_text(status));
+        alone += alone_until != 0;
     }
     release(packed), release(scratch), release(reserve);
+    return alone;
+}
+
+static void a_short_training_step_wakes_nobody(void)
+{
+    CHECK(passes_alone(4) == 2, "forward and backward");
+}
+
+/* Where backward is worth waking them for, forward need not do without them. */
+static void a_longer_training_step_has_both_passes_shared(void)
+{
+    const fr_layer layer = {FR_LSTM, FR_F32, 64, 64};
+    const fr_seq seq = {.T = 22, .B = 12, .threads = 2};
+    fr_plan there, back;
+    fr_plan_describe(&there, &layer, &seq, 0);
+    fr_plan_describe(&back, &layer, &seq, 1);
+    CHECK(there.offered && back.threads == 2 && !back.offered, "what this test is about");
+    CHECK(passes_alone(22) == 0, "forward and backward");
 }
 
 /* ---- a state that is moved on in place --------------------------------------------------------- */
@@ -473,7 +509,8 @@ int main(void)
     RUN(callers_at_once_take_turns);
     RUN(callers_may_share_weights_and_inputs);
     RUN(a_thread_alone_makes_the_numbers_of_all);
-    RUN(a_training_call_whose_backward_is_shared_wakes_the_others);
+    RUN(a_short_training_step_wakes_nobody);
+    RUN(a_longer_training_step_has_both_passes_shared);
     RUN(a_state_may_be_moved_on_in_place);
     if (UNDER_TSAN || getenv("EMULATED"))
         printf("no fork: this tool cannot start threads in a child of a threaded process\n");

@@ -238,11 +238,12 @@ def test_the_plan_that_is_tested_works_ahead():
 def test_a_call_after_a_pause_wakes_no_thread_if_it_is_short():
     layer = build("lstm", 10, 25)
     with threads(2):
-        assert layer._engine.plan(5, 32)["offered"]
-        assert not layer._engine.plan(5, 32, backward=True)["offered"]
+        for backward in (False, True):
+            assert layer._engine.plan(5, 32, backward=backward)["offered"]
     large = build("lstm", 300, 300)
     with threads(2):
-        assert not large._engine.plan(50, 32)["offered"]
+        for backward in (False, True):
+            assert not large._engine.plan(50, 32, backward=backward)["offered"]
 
 
 def test_more_threads_than_rows_and_units_do_no_harm():
