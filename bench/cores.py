@@ -53,21 +53,29 @@ class Cores:
             text=True,
         )
         self.shortest = float("inf")
+        self.best = {name: [] for name in WHOLE}
+        found = 0
         for _ in range(FIRST_CHECKS):
-            self.are_whole()
+            found += self.are_whole()
             time.sleep(SLEEP)
+        if not found:
+            print("the two cores are not whole, or not side by side; waiting for it", flush=True)
 
     def state(self):
         """What each core does and reads while both are at work, and a line's way there and back."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"cores: the program ended with code {self.process.wait()}")
+        return json.loads(answer)
 
     def are_whole(self):
         """Ask once: whether both are at their full rate, and near each other."""
         state = self.state()
-        for name, usual in self.usual.items():  # the limits may have been measured amid others
-            self.usual[name] = max(usual, min(state[name]))
+        for name, best in self.best.items():  # the limits may have been measured amid others
+            best.append(min(state[name]))
+            self.usual[name] = max(self.usual[name], sorted(best)[-1 - len(best) // 10])
         if any(min(state[name]) < WHOLE[name] * usual for name, usual in self.usual.items()):
             return False
         self.shortest = min(self.shortest, state["there_and_back_ns"])
@@ -94,6 +102,8 @@ class Cores:
             if whole or self.patience <= 0:
                 return result, whole
             self.patience -= time.monotonic() - start
+            if self.patience <= 0:
+                print("no patience is left: from here on, cores may be in any state", flush=True)
 
     def close(self):
         self.process.stdin.close()

@@ -4,8 +4,9 @@ What it is: a process for each contender and number of threads, each in an envir
 which is made on the first run (bench/.envs). A case is built by all of them, their results are
 compared, then slices of their times alternate. Whoever is not asked is stopped, by a signal where
 the system has one: threads of some libraries spin for a tenth of a second after their work, on the
-cores of the next. With two threads, a slice is taken again if the cores were not two whole cores
-side by side before and after it (cores.py), whosever it was, for --patience seconds in all.
+cores of the next. On a machine of two processors, where two threads are measured, a slice is taken
+again if they were not two whole cores side by side before and after it (cores.py), whosever it was,
+for --patience seconds in all.
 Writes results/NAME.json and .md, anew after each case.
 What it is not: a judgement on models; it is layers, alone.
 
@@ -157,7 +158,8 @@ def main():
         print("measuring what the machine can do", flush=True)
         machine = limits.best([limits.measure(), *machines])
     result = {"environment": env, "limits": machine, "rows": earlier}
-    looks = options.patience and max(options.threads) > 1 and "2" in machine["fma_gflops"]
+    two = sys.platform == "linux" and env["cores"] == 2 and "2" in machine["fma_gflops"]
+    looks = options.patience > 0 and max(options.threads) > 1 and two
     cores = Cores(options.patience, machine) if looks else None
     everybody = [Process(name, count) for count in options.threads for name in names]
     start, wrong = time.monotonic(), False
@@ -253,7 +255,9 @@ def run(case, everybody, cores, options):
             "blank": {n: why for (n, count), why in blanks.items() if count == threads},
         }
         if troubled is not None:
-            row["troubled"] = troubled
+            these = [sides for (_, count), sides in troubled.items() if count == threads]
+            row["slices"] = sum(map(len, these))
+            row["troubled"] = sum(map(sum, these))
         rows.append(row)
     return rows, wrong
 
@@ -275,8 +279,8 @@ def difference(results, expected, tolerance):
 def race(racing, cores, options):
     """Alternate slices.
 
-    Return ``{key: [us a call, one for each slice]}``, and the share of slices that were taken
-    though the cores were not whole (None: nobody asked).
+    Return ``{key: [us a call, one for each slice]}``, and of each slice whether it was taken though
+    the cores were not whole (None: nobody asked).
     """
     repeats, cost = {}, 0
     for key, (_, answer) in racing.items():
@@ -284,7 +288,7 @@ def race(racing, cores, options):
         repeats[key] = max(1, min(10**6, round(options.slice * 1e6 / us)))
         cost += PAUSE + (repeats[key] + 1) * us * 1e-6
     rounds = max(min(options.rounds, 5), min(options.rounds, int(options.seconds / cost)))
-    times, troubled = {key: [] for key in racing}, 0
+    times, troubled = {key: [] for key in racing}, {key: [] for key in racing}
     order = list(racing)
     shuffled = random.Random(0)
     for _ in range(rounds):
@@ -293,11 +297,10 @@ def race(racing, cores, options):
             time.sleep(PAUSE)
             ask = functools.partial(racing[key][0].ask, f"time {repeats[key]}")
             answer, whole = cores.take(ask) if cores else (ask(), True)
-            troubled += not whole
+            troubled[key].append(not whole)
             if "us" in answer:
                 times[key].append(answer["us"])
-    share = troubled / max(1, rounds * len(order)) if cores else None
-    return {key: us for key, us in times.items() if us}, share
+    return {key: us for key, us in times.items() if us}, troubled if cores else None
 
 
 def quartiles(values):
@@ -359,12 +362,12 @@ def report(result):
                 parts.append(f"### {mode}, {threads} thread{plural}\n")
                 parts.append(mode_table(these, table))
                 parts.append(summary(these, table))
-    if any("troubled" in row for row in rows):
-        some = [row for row in rows if row.get("troubled")]
-        share = sum(row["troubled"] for row in some) / len(rows)
+    asked = [row for row in rows if "slices" in row]
+    if asked:
+        troubled, slices = (sum(row[name] for row in asked) for name in ("troubled", "slices"))
         parts.append(
-            f"{share:.1%} of the slices, in {len(some)} of {len(rows)} rows, were taken while the "
-            "cores were not two whole ones side by side (bench/cores.py), after waiting in vain.\n"
+            f"Of {slices:,} slices of {len(asked)} rows {troubled:,} were taken while the cores "
+            "were not two whole ones side by side (bench/cores.py), after waiting in vain.\n"
         )
     reasons = {}
     for row in result["rows"]:
@@ -516,7 +519,8 @@ def arguments():
         "--patience",
         type=float,
         default=1200,
-        help="seconds to wait in all for two whole cores side by side (1200); 0: do not look",
+        help="on Linux with two processors: seconds to wait in all for two whole cores side by "
+        "side (1200); 0: do not look",
     )
     add("--name", default="peers", help="of the result files (peers)")
     add("--limits", type=Path, metavar="FILE.json", help="of an earlier run instead of new ones")

@@ -2,7 +2,9 @@
 
 What it is: both contenders in one process, alternating, checked equal before they are timed;
 writes results/NAME.json and results/NAME.md.
-What it is not: the comparison with other frameworks.
+What it is not: the comparison with other frameworks, nor of more than one thread each: after a
+product, OpenBLAS's threads go on spinning for tens of milliseconds on the cores that ours want, and
+large cases came out at half their speed. ``peers.py`` has a process for each side.
 
     python bench/run.py                        all cells and shapes, a few minutes
     python bench/run.py --cells lstm --rounds 15 --name lstm
@@ -18,10 +20,9 @@ COLUMNS = ("work, T B I H", "fastrnn us", "NumPy us", "ratio")
 
 def main():
     options = arguments()
-    if options.threads:
-        # Both sides read these when they are first imported, hence before the imports below.
-        for name in ("FASTRNN_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[name] = str(options.threads)
+    # Both sides read these when they are first imported, hence before the imports below.
+    for name in ("FASTRNN_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(options.threads)
     import jobs
     import measure
 
@@ -79,7 +80,7 @@ def arguments():
     parser.add_argument("--works", nargs="+", choices=("forward", "training"), help="default: both")
     parser.add_argument("--rounds", type=int, default=7, help="slices per side (default 7)")
     parser.add_argument("--slice", type=float, default=0.05, help="seconds a slice (default 0.05)")
-    parser.add_argument("--threads", type=int, help="of both sides; default: their own defaults")
+    parser.add_argument("--threads", type=int, default=1, help="of both sides (default 1)")
     parser.add_argument("--name", default="numpy", help="of the result files (default numpy)")
     return parser.parse_args()
 

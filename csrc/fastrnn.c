@@ -603,7 +603,7 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.clip_step = args->clip_step;
     call.clip_limit = args->clip_limit;
     call.looks = args->step_dh.p || args->step_dc.p || args->clip_step != FR_CLIP_NONE;
-    if (call.looks) /* threads meet amid a step: kernels/steps.h */
+    if (call.clip_step == FR_CLIP_NORM && call.plan.units > 1) /* they meet amid a step: steps.h */
         call.plan.offered = 0;
     call.y = args->y;
     call.h0 = args->h0;

@@ -287,7 +287,7 @@ typedef struct fr_plan {
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
     int offered; /* 1: threads that sleep are not woken for one call; the caller's does all, with the
-                     * same numbers */
+                     * same numbers. Not so in a training call whose backward is not offered. */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

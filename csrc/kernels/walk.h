@@ -326,7 +326,8 @@ FR_NOINLINE void CELL_NAME(_enter_chunk_back)(const fr_call *call, int64_t i,
     w->woven = w->s1;
 }
 
-/* Addresses, and what can be done before everybody's dG of the step after is there. */
+/* Addresses; what can be done before everybody's dG of the step after is there; then what needs it and is
+ * not a panel's. */
 FR_INLINE void CELL_NAME(_enter_step_back)(const fr_call *call, int64_t s,
                                            CELL_NAME(_back_walker) * w)
 {
@@ -382,7 +383,7 @@ FR_INLINE void CELL_NAME(_leave_step_back)(const fr_call *call, int64_t s,
     w->a.weave = NULL;
 }
 
-/* A share of the products over a chunk that everybody has walked. */
+/* A share of the products over a chunk, which all have walked who add up together. */
 FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
 {
     const int64_t s0 = w->s0, s1 = w->s1;
@@ -394,7 +395,8 @@ FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_ba
      (real *)(call->work + w->tid * call->work_stride));
 }
 
-/* Everybody's sums are there: a share of the weights' gradients, and what goes on to h0 and c0. */
+/* A share of the weights' gradients (of all parts, if they have sums of their own, which are there), and
+ * what goes on to h0 and c0. */
 FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
 {
     const ptrdiff_t H = call->layer.hidden_size;
