@@ -11,6 +11,7 @@ third-level cache, and whoever lets threads meet often is slower with two. Or a 
 of a core's multipliers, or of its second-level cache.
 """
 
+import bisect
 import json
 import subprocess
 import time
@@ -53,7 +54,7 @@ class Cores:
             text=True,
         )
         self.shortest = float("inf")
-        self.best = {name: [] for name in WHOLE}
+        self.best = {name: [] for name in WHOLE}  # what both did at once, least first
         found = 0
         for _ in range(FIRST_CHECKS):
             found += self.are_whole()
@@ -74,8 +75,8 @@ class Cores:
         """Ask once: whether both are at their full rate, and near each other."""
         state = self.state()
         for name, best in self.best.items():  # the limits may have been measured amid others
-            best.append(min(state[name]))
-            self.usual[name] = max(self.usual[name], sorted(best)[-1 - len(best) // 10])
+            bisect.insort(best, min(state[name]))
+            self.usual[name] = max(self.usual[name], best[-1 - len(best) // 10])
         if any(min(state[name]) < WHOLE[name] * usual for name, usual in self.usual.items()):
             return False
         self.shortest = min(self.shortest, state["there_and_back_ns"])
