@@ -18,6 +18,12 @@
 #define FR_PREFETCH(p) ((void)(p))
 #endif
 
+#if defined(_MSC_VER)
+#define FR_THREAD_LOCAL __declspec(thread)
+#else
+#define FR_THREAD_LOCAL _Thread_local
+#endif
+
 /* ---- cells ------------------------------------------------------------------------------- */
 
 /* What the core knows of a cell besides its kernels; what a row of the table does not name is 0.
@@ -315,7 +321,7 @@ const fr_kernels *fr_current_kernels(void);
 /* What is split: forward; backward; or forward whose x W is not made at all (tokens), or not by us. */
 typedef enum fr_pass { FR_PASS_FORWARD, FR_PASS_BACKWARD, FR_PASS_STEPS } fr_pass;
 
-/* A pure function of its arguments. panel: units in a panel. */
+/* A pure function of its arguments, which remembers its newest results. panel: units in a panel. */
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                      fr_pass pass);
 /* 1 if backward of `rows` rows in T steps had better read what forward has read. */

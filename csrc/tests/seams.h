@@ -7,5 +7,7 @@
 extern fr_plan forced_plan; /* used where it fits the sizes; rows 0: the engine decides */
 fr_plan shipped_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                           fr_pass pass);
+fr_plan fresh_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                   fr_pass pass); /* the same, made anew */
 
 #endif

@@ -34,6 +34,13 @@ static void for_many_sizes(plan_fn *check)
     }
 }
 
+static int is_same(const fr_plan *a, const fr_plan *b)
+{
+    return a->threads == b->threads && a->rows == b->rows && a->units == b->units &&
+           a->chunk == b->chunk && a->takes_over == b->takes_over && a->ahead == b->ahead &&
+           a->offered == b->offered;
+}
+
 static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                        fr_pass pass)
 {
@@ -49,15 +56,33 @@ static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
     CHECK(plan.units <= P, "%d parts of %d panels", plan.units, (int)P);
     CHECK(plan.chunk >= 1 && plan.chunk <= (T ? T : 1), "chunk %d of %d steps", (int)plan.chunk,
           (int)T);
-    CHECK(plan.threads == again.threads && plan.rows == again.rows && plan.units == again.units &&
-              plan.chunk == again.chunk && plan.ahead == again.ahead &&
-              plan.offered == again.offered,
-          "T %d B %d", (int)T, (int)B);
+    CHECK(is_same(&plan, &again), "T %d B %d", (int)T, (int)B);
 }
 
 static void a_plan_fits_the_sizes_and_is_the_same_when_asked_again(void)
 {
     for_many_sizes(check_plan);
+}
+
+/* The newest plans are remembered. Each size that differs from those asked for before in one respect is a
+ * trap for a memory that looks at all the others. */
+static void a_plan_is_never_that_of_other_sizes(void)
+{
+    static const int first[8] = {0, 0, 1, 1, 1, 1, 1, 1}, step[8] = {1, 1, 40, 40, 10, 7, 1, 1};
+    static const int count[8] = {FR_CELLS, FR_DTYPES, 4000, 4000, 4000, 4000, 9, 64};
+    for (int field = 0; field < 8; field++)
+        for (int value = 0; value < 80; value++) {
+            int of[8] = {FR_RNN_TANH, FR_F32, 64, 128, 50, 8, 2, 16};
+            of[field] = first[field] + value * step[field] % count[field];
+            const fr_layer layer = {(fr_cell)of[0], (fr_dtype)of[1], of[2], of[3]};
+            for (int ask = 0; ask < 6; ask++) {
+                const fr_pass pass = (fr_pass)(ask % 3);
+                const fr_plan fresh = fresh_plan(&layer, of[4], of[5], of[6], of[7], pass);
+                const fr_plan plan = shipped_make_plan(&layer, of[4], of[5], of[6], of[7], pass);
+                CHECK(is_same(&plan, &fresh), "field %d at %d, pass %d: %d x %d, chunk %d", field,
+                      of[field], (int)pass, plan.rows, plan.units, (int)plan.chunk);
+            }
+        }
 }
 
 static void a_large_problem_uses_every_thread_and_a_tiny_one_only_one(void)
@@ -205,6 +230,7 @@ static void ragged_rows_are_dealt_out_in_turn(void)
 int main(void)
 {
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
+    RUN(a_plan_is_never_that_of_other_sizes);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);

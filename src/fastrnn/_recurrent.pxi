@@ -31,6 +31,9 @@ cdef enum:  # what a cell's calls need memory for
     RESERVE
     NEEDS
 
+cdef enum:
+    BRIEF = 1 << 16  # multiply-adds: 1 to 4 us
+
 
 @cython.final
 cdef class Cell:
@@ -63,6 +66,12 @@ cdef class Cell:
             return fr_backward_scratch_bytes(&self.layer, seq, what == BACKWARD_TOKENS)
         return fr_forward_scratch_bytes(&self.layer, seq, what == TRAINING)
 
+    cdef bint is_brief(self, int64_t T, int64_t B) noexcept:
+        """Whether a call (or packing: T = B = 1) takes a few microseconds at most, on this thread alone:
+        then other Python threads wait less for it than it costs to let them in."""
+        cdef double weights = 4.0 * self.layer.hidden_size * (self.layer.hidden_size + self.layer.input_size)
+        return weights * T * B <= BRIEF
+
     cdef Packed pack(self, int use, uint64_t stamp):
         """Packed weights good for `use`, made now unless the ones at hand still are."""
         cdef Packed p = self.packed
@@ -76,8 +85,11 @@ cdef class Cell:
         p = Packed()
         p.block = Block(fr_packed_bytes(&self.layer, use))
         p.use, p.stamp, p.blas = use, stamp, _blas_serial
-        with nogil:
+        if use & FR_USE_ALONE and self.is_brief(1, 1):
             status = fr_pack(&self.layer, use, p.block.p, &self.weights)
+        else:
+            with nogil:
+                status = fr_pack(&self.layer, use, p.block.p, &self.weights)
         _check_status("packing weights", status)
         self.packed = p
         return p
@@ -291,8 +303,11 @@ cdef class Engine:
                     a.cT = <char *> _data(cT) + index * state_bytes
                     if c0 is not None:
                         a.c0 = <char *> _data(c0) + index * state_bytes
-                with nogil:
+                if cell.is_brief(T, B):
                     status = fr_forward(&cell.layer, &seq, &a)
+                else:
+                    with nogil:
+                        status = fr_forward(&cell.layer, &seq, &a)
                 if status == FR_ETOKEN:
                     self._token_error(given, lengths)
                 _check_status("forward", status)
@@ -556,8 +571,11 @@ cdef class Tape:
                     a.step_dh = self._at_step(step_dh, index)
                     if e.has_c:
                         a.step_dc = self._at_step(step_dc, index)
-                with nogil:
+                if cell.is_brief(self.T, self.B):
                     status = fr_backward(&cell.layer, &seq, &a)
+                else:
+                    with nogil:
+                        status = fr_backward(&cell.layer, &seq, &a)
                 _check_status("backward", status)
             dy = dx
             if self.mask is not None and layer > 0:

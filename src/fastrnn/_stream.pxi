@@ -59,7 +59,7 @@ cdef class Stepper:
         return packed
 
     def step(self, x, out):
-        """Advance every layer by one step; `out` (B, H), already checked, receives the last h."""
+        """Advance every layer by one step; return `out` (B, H), or a new array, with the last h."""
         cdef Engine e = self.engine
         cdef cnp.ndarray xa
         cdef int layer, after = 1 - self.now
@@ -69,11 +69,15 @@ cdef class Stepper:
         cdef fr_seq seq
         cdef fr_forward_args a
         cdef fr_status status
+        out = self.new_out() if out is None else self.check_out(out)
         if type(x) is not np.ndarray:
             x = np.asarray(_as_array("x", x))
         given = xa = x
         tokens = xa.descr.kind in (c"i", c"u")
-        if tokens:
+        if _is(xa, e.typenum, 2) and cnp.PyArray_IS_C_CONTIGUOUS(xa) and \
+                cnp.PyArray_DIM(xa, 0) == self.B and cnp.PyArray_DIM(xa, 1) == e.input_size:
+            pass  # what usually comes, accepted without asking Python
+        elif tokens:
             if xa.ndim != 1 or xa.shape[0] != self.B:
                 raise ValueError(f"x: expected {self.B} token ids, got shape {x.shape}")
             if x.dtype != np.int64 or xa.strides[0] % 8:
@@ -122,6 +126,27 @@ cdef class Stepper:
             _check_status("step", status)
         memcpy(_data(out), self.at(after, e.L - 1, False), self.row)
         self.now = after
+        return out
+
+    cdef cnp.ndarray new_out(self):
+        cdef cnp.npy_intp dims[2]
+        dims[0], dims[1] = self.B, self.engine.hidden_size
+        return cnp.PyArray_EMPTY(2, dims, self.engine.typenum, 0)
+
+    cdef cnp.ndarray check_out(self, out):
+        """`out`, if a step can write to it."""
+        cdef Engine e = self.engine
+        cdef cnp.ndarray a
+        if type(out) is np.ndarray:
+            a = out
+            if _is(a, e.typenum, 2) and cnp.PyArray_ISCARRAY(a) and \
+                    cnp.PyArray_DIM(a, 0) == self.B and cnp.PyArray_DIM(a, 1) == e.hidden_size:
+                return a
+        got = _describe(out)
+        if isinstance(out, np.ndarray) and not out.flags.carray:
+            got += ", read-only" if not out.flags.writeable else ", not in C order"
+        raise ValueError(f"out: expected a writeable C-contiguous array of {e.dtype} with shape "
+                         f"{(self.B, e.hidden_size)}, got {got}")
 
     def get_state(self):
         """Copies: h (L, B, H), for LSTM (h, c)."""

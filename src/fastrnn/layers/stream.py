@@ -53,7 +53,6 @@ class Stream:
         # h and c of every layer, twice
         if 4 * layer.num_layers * self.batch * layer.hidden_size * layer.dtype.itemsize >= 2**63:
             raise ValueError(f"batch: {batch} rows of state are more than any memory holds")
-        self._shape, self._dtype = (self.batch, layer.hidden_size), layer.dtype
         self._stepper = _core.Stepper(layer._engine, layer, self.batch)
 
     @property
@@ -94,20 +93,4 @@ class Stream:
         ValueError, TypeError
             Naming the argument, what was expected and what came. The state is unchanged.
         """
-        if out is None:
-            out = np.empty(self._shape, self._dtype)
-        elif (
-            type(out) is not np.ndarray
-            or out.shape != self._shape
-            or out.dtype != self._dtype
-            or not out.flags.carray
-        ):
-            got = _core._describe(out)
-            if isinstance(out, np.ndarray) and not out.flags.carray:
-                got += ", read-only" if not out.flags.writeable else ", not in C order"
-            raise ValueError(
-                f"out: expected a writeable C-contiguous array of {self._dtype} with shape "
-                f"{self._shape}, got {got}"
-            )
-        self._stepper.step(x, out)
-        return out
+        return self._stepper.step(x, out)
