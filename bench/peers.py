@@ -27,6 +27,7 @@ measured. What a library cannot do is left blank, and the JSON file says why.
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -124,6 +125,8 @@ def python_of(name):
 
 def main():
     options = arguments()
+    if options.plot and not importlib.util.find_spec("matplotlib"):  # not after half an hour
+        raise SystemExit("--plot: expected matplotlib to be installed, found none")
     if options.only_report:
         result = json.loads(options.only_report.read_text(encoding="utf-8"))
         finish(result, options)
