@@ -32,7 +32,8 @@ cdef enum:  # what a cell's calls need memory for
     NEEDS
 
 cdef enum:
-    BRIEF = 1 << 16  # multiply-adds: 1 to 4 us
+    BRIEF = 1 << 16  # multiply-adds, in 1 to 4 us
+    A_ROW = 1 << 10  # what a step of a row takes beside its own
 
 
 @cython.final
@@ -67,10 +68,10 @@ cdef class Cell:
         return fr_forward_scratch_bytes(&self.layer, seq, what == TRAINING)
 
     cdef bint is_brief(self, int64_t T, int64_t B) noexcept:
-        """Whether a call (or packing: T = B = 1) takes a few microseconds at most, on this thread alone:
-        then other Python threads wait less for it than it costs to let them in."""
+        """Whether a call (or packing: T = B = 1) takes a few microseconds at most and waits for no other
+        thread: then other Python threads wait less for it than it costs to let them in."""
         cdef double weights = 4.0 * self.layer.hidden_size * (self.layer.hidden_size + self.layer.input_size)
-        return weights * T * B <= BRIEF
+        return (weights + A_ROW) * T * B <= BRIEF
 
     cdef Packed pack(self, int use, uint64_t stamp):
         """Packed weights good for `use`, made now unless the ones at hand still are."""
@@ -342,7 +343,8 @@ cdef class Engine:
         return a
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
-        """How a call on (T, B) is split: dict of threads, rows, units, chunk, ahead, offered (first layer)."""
+        """How a call on (T, B) is split: dict of threads, rows, units, chunk, ahead, offered; and whether
+        it is brief (first layer)."""
         cdef fr_plan p
         cdef fr_seq seq
         cdef Cell cell = self.cells[0]
@@ -351,7 +353,7 @@ cdef class Engine:
         status = fr_plan_describe(&p, &cell.layer, &seq, backward)
         _check_status("plan", status)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
-                "ahead": bool(p.ahead), "offered": bool(p.offered)}
+                "ahead": bool(p.ahead), "offered": bool(p.offered), "brief": cell.is_brief(T, B)}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):

@@ -4,6 +4,7 @@ What it is: each result is, bit for bit, the one that a call alone would have gi
 cost nothing. What it is not: runs one after the other (test_determinism.py), fork (test_fork.py).
 """
 
+import itertools
 import sys
 import threading
 import time
@@ -266,3 +267,18 @@ def test_idle_threads_sleep():
         time.sleep(0.5)
         assert time.process_time() - before < 0.05  # one that spins takes ten times as much
         layer(x)
+
+
+@pytest.mark.parametrize("cell", [fr.RNN, fr.LSTM, fr.GRU])
+def test_a_call_that_keeps_pythons_lock_is_short_and_waits_for_no_thread(cell):
+    sizes, counts, brief = (1, 3, 16, 33, 64, 100), (1, 2, 7, 40, 8192), 0
+    with threads(64):
+        for input_size, hidden_size in itertools.product(sizes, repeat=2):
+            engine = cell(input_size, hidden_size)._engine
+            for steps, rows, backward in itertools.product(counts, counts, (False, True)):
+                plan = engine.plan(steps, rows, backward)
+                if plan["brief"]:
+                    brief += 1
+                    assert steps * rows <= 64
+                    assert plan["threads"] == 1 or plan["offered"]
+    assert brief > 100
