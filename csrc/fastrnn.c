@@ -453,14 +453,20 @@ size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int t
     return scratch_bytes(layer, seq, 1, 1, tokens);
 }
 
-fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward)
+fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward,
+                          int tokens)
 {
     fr_status status = plan ? check_layer(layer) : FR_EARG;
     if (status == FR_OK)
         status = check_seq(seq);
     if (status == FR_OK)
-        *plan = plan_of(layer, seq, backward, 0);
+        *plan = plan_of(layer, seq, backward, tokens);
     return status;
+}
+
+fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward)
+{
+    return fr_plan_of_call(plan, layer, seq, backward, 0);
 }
 
 static fr_status check_tokens(const fr_layer *layer, const fr_seq *seq, const fr_tokens *tokens)

@@ -1,6 +1,7 @@
 /* internal.h: what the files of the core share with each other and nobody else.
  *
  *   fastrnn.c   entry points: checks, memory layout, dispatch
+ *   both.c      the two directions of a layer
  *   plan.c      how a call is split          team.c   threads and barriers
  *   cpu.c       which instruction set        gemm.c   dense products and the provider table
  *   kernels/    compiled once per instruction set and element type */
@@ -324,6 +325,9 @@ typedef enum fr_pass { FR_PASS_FORWARD, FR_PASS_BACKWARD, FR_PASS_STEPS } fr_pas
 /* A pure function of its arguments, which remembers its newest results. panel: units in a panel. */
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                      fr_pass pass);
+/* The plan of a call, checked as the call would be. */
+fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward,
+                          int tokens);
 /* 1 if backward of `rows` rows in T steps had better read what forward has read. */
 int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows);
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);

@@ -8,6 +8,8 @@
  *   ahead  of a single row, one thread makes x W while another walks the steps, and makes some, too, if
  *          that takes longer; who is late or has no core costs little
  *
+ * The two directions of a layer either do one after the other what is best for each, or have a thread each.
+ *
  * Cores are seldom equally fast: some share their multipliers with somebody else, some are of a slower
  * kind. A thread that walks its own rows waits for the slowest one at the end. Threads that share
  * rows can do better, forward and with enough work a step: who is done takes over panels of the
@@ -182,10 +184,20 @@ static fr_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, int th
         const double chunks = (double)((steps + best.chunk - 1) / best.chunk);
         const double cycles = (double)steps * (walk > shared_out ? walk : shared_out) +
                               FIRST_ROWS * batched + TEAM_CYCLES + chunks * BARRIER_CYCLES;
-        if (cycles < least)
+        if (cycles < least) {
+            least = cycles;
             best = (fr_plan){
                 .threads = 2, .rows = 1, .units = 1, .chunk = best.chunk, .ahead = 1, .offered = 1};
+        }
     }
+    /* Directions that have a thread each wait for nobody; all gradients of one are then its thread's. Of
+     * long steps a thread that is slow is helped out only by one that shares them. A single row's weights
+     * must still come from the second-level cache. */
+    const double at_once =
+        alone + 2 * TEAM_CYCLES + (backward ? TEAM_CYCLES + near_lines * CROSSING_CYCLES : 0);
+    const int stays_near = B > 1 || row_bytes * layer->hidden_size < L2_BYTES;
+    if (threads > 1 && B > 0 && stays_near && !best.takes_over && at_once < 2 * least)
+        best.together = alone < WAKING_CYCLES ? 1 : 2;
     return best;
 }
 

@@ -181,6 +181,22 @@ typedef struct fr_backward_args {
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
 fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args);
 
+/* ---- both directions ---------------------------------------------------------------------- */
+
+/* The two directions of a bidirectional layer, of one shape: [0] walks forward in time and [1] backward
+ * (seq->reverse is not read), each with packed weights, outputs and gradients of its own. Where that is
+ * faster they are walked at the same time, on one thread each; or else one after the other, on all of
+ * them. Which of the two depends on the shape and the number of threads alone, and so do the numbers.
+ *
+ * Scratch is that of args[0]; the other's is not read. dx is that of args[0], too, and gets the sum of both.
+ * Returns what fr_forward and fr_backward do; if a token is out of range, nothing has been written. */
+fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *const packed[2],
+                       const fr_weights weights[2]);
+size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training);
+fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_forward_args args[2]);
+size_t fr_backward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
+fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_backward_args args[2]);
+
 /* What forward kept of every step, for people to look at: one slot of the reserve, copied to
  * out (T,B,H). Slots of LSTM: i f g o c; of GRU: r z n; RNN has none. Steps past a row's length are
  * not written. `seq` is that of the forward call. */
@@ -288,6 +304,8 @@ typedef struct fr_plan {
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
     int offered; /* 1: threads that sleep are not woken for one call; the caller's does all, with the
                      * same numbers. Not so in a training call whose backward is not offered. */
+    int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
+                   * other thread sleeps */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

@@ -7,7 +7,7 @@
 #include "problem.h"
 #include "seams.h"
 
-static const int64_t sizes_T[] = {0, 1, 2, 50, 1000}, sizes_B[] = {0, 1, 2, 3, 7, 64, 500};
+static const int64_t sizes_T[] = {0, 1, 2, 50, 1000}, sizes_B[] = {0, 1, 2, 3, 7, 64, 500, 0};
 static const int64_t sizes_I[] = {1, 65, 1024}, sizes_H[] = {1, 8, 33, 256, 1000};
 static const int panels[] = {4, 8, 16, 32};
 
@@ -38,7 +38,7 @@ static int is_same(const fr_plan *a, const fr_plan *b)
 {
     return a->threads == b->threads && a->rows == b->rows && a->units == b->units &&
            a->chunk == b->chunk && a->takes_over == b->takes_over && a->ahead == b->ahead &&
-           a->offered == b->offered;
+           a->offered == b->offered && a->together == b->together;
 }
 
 static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
@@ -54,6 +54,7 @@ static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
           "ahead in pass %d with %d threads", (int)pass, plan.threads);
     CHECK(plan.rows <= (B ? B : 1), "%d parts of %d rows", plan.rows, (int)B);
     CHECK(plan.units <= P, "%d parts of %d panels", plan.units, (int)P);
+    CHECK(!plan.together || threads > 1, "directions at the same time on %d threads", threads);
     CHECK(plan.chunk >= 1 && plan.chunk <= (T ? T : 1), "chunk %d of %d steps", (int)plan.chunk,
           (int)T);
     CHECK(is_same(&plan, &again), "T %d B %d", (int)T, (int)B);
@@ -145,6 +146,28 @@ static void a_thread_works_ahead_of_a_single_row(void)
     CHECK(!tokens.ahead, "tokens");
 }
 
+/* A thread for each direction where two would meet at every step, or have too little to share; not where
+ * one is too few, nor of a single row whose weights one core cannot keep. */
+static void directions_are_walked_at_the_same_time_where_that_is_faster(void)
+{
+    const fr_layer small = {FR_LSTM, FR_F32, 32, 32}, middle = {FR_GRU, FR_F32, 128, 128},
+                   large = {FR_LSTM, FR_F32, 512, 512};
+    for (int backward = 0; backward < 2; backward++) {
+        const fr_pass pass = (fr_pass)backward;
+        CHECK(shipped_make_plan(&small, 50, 1, 2, 32, pass).together == 1, "pass %d", backward);
+        CHECK(shipped_make_plan(&middle, 100, 1, 2, 32, pass).together, "pass %d", backward);
+        CHECK(!shipped_make_plan(&small, 50, 1, 1, 32, pass).together, "one thread");
+        CHECK(!shipped_make_plan(&small, 1, 1, 2, 32, pass).together, "a single step");
+        CHECK(!shipped_make_plan(&large, 50, 1, 2, 32, pass).together, "4 MB a step");
+        CHECK(!shipped_make_plan(&middle, 500, 64, 8, 32, pass).together, "eight threads");
+    }
+    CHECK(shipped_make_plan(&large, 50, 64, 2, 32, FR_PASS_FORWARD).takes_over &&
+              !shipped_make_plan(&large, 50, 64, 2, 32, FR_PASS_FORWARD).together,
+          "long steps");
+    CHECK(shipped_make_plan(&middle, 500, 64, 2, 32, FR_PASS_BACKWARD).together == 2,
+          "long calls wake the other thread");
+}
+
 static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
 {
     const fr_layer layer = {FR_GRU, FR_F32, 64, 200};
@@ -167,7 +190,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0};
+    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -217,7 +240,7 @@ static void ragged_rows_are_dealt_out_in_turn(void)
 {
     const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
     const fr_rows of = {.T = 9, .B = 7, .len = lengths};
-    const fr_plan plan = {2, 2, 1, 1, 0, 0, 0};
+    const fr_plan plan = {2, 2, 1, 1, 0, 0, 0, 0};
     int64_t steps[2] = {0, 0};
     for (int tid = 0; tid < 2; tid++) {
         const fr_part part = fr_plan_part(&plan, &of, 1, tid);
@@ -235,6 +258,7 @@ int main(void)
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
     RUN(a_thread_works_ahead_of_a_single_row);
+    RUN(directions_are_walked_at_the_same_time_where_that_is_faster);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);
     RUN(ragged_rows_are_dealt_out_in_turn);

@@ -82,11 +82,11 @@ static const struct {
 /* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence; panels
  * dealt out or taken; x W made ahead. */
 static const fr_plan plans[] = {
-    {1, 1, 1, 99, 0, 0, 0}, {1, 1, 1, 2, 0, 0, 0},  {2, 2, 1, 1, 0, 0, 0},  {2, 1, 2, 3, 0, 0, 0},
-    {3, 1, 3, 2, 0, 0, 0},  {3, 3, 1, 4, 0, 0, 0},  {4, 2, 2, 2, 0, 0, 0},  {2, 1, 2, 1, 1, 0, 0},
-    {2, 1, 2, 3, 1, 0, 0},  {3, 1, 3, 2, 1, 0, 0},  {4, 2, 2, 2, 1, 0, 0},  {2, 1, 1, 3, 0, 1, 0},
-    {2, 1, 1, 99, 0, 1, 0}, {2, 1, 1, 1, 0, 1, 0},  {2, 1, 2, 99, 0, 0, 0}, {2, 1, 2, 20, 0, 0, 0},
-    {3, 1, 3, 99, 0, 0, 0}, {4, 1, 4, 99, 0, 0, 0},
+    {1, 1, 1, 99, 0, 0, 0, 0}, {1, 1, 1, 2, 0, 0, 0, 0},  {2, 2, 1, 1, 0, 0, 0, 0},  {2, 1, 2, 3, 0, 0, 0, 0},
+    {3, 1, 3, 2, 0, 0, 0, 0},  {3, 3, 1, 4, 0, 0, 0, 0},  {4, 2, 2, 2, 0, 0, 0, 0},  {2, 1, 2, 1, 1, 0, 0, 0},
+    {2, 1, 2, 3, 1, 0, 0, 0},  {3, 1, 3, 2, 1, 0, 0, 0},  {4, 2, 2, 2, 1, 0, 0, 0},  {2, 1, 1, 3, 0, 1, 0, 0},
+    {2, 1, 1, 99, 0, 1, 0, 0}, {2, 1, 1, 1, 0, 1, 0, 0},  {2, 1, 2, 99, 0, 0, 0, 0}, {2, 1, 2, 20, 0, 0, 0, 0},
+    {3, 1, 3, 99, 0, 0, 0, 0}, {4, 1, 4, 99, 0, 0, 0, 0},
 };
 
 #define COUNT(list) (int)(sizeof(list) / sizeof *(list))
@@ -170,7 +170,7 @@ static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
             answer want = new_answer(p);
             scalar_solve(p, &want);
             for (int threads = 1; threads <= 2; threads++) {
-                forced_plan = (fr_plan){threads, 1, threads, 27, 0, 0, 0};
+                forced_plan = (fr_plan){threads, 1, threads, 27, 0, 0, 0, 0};
                 compare(p, cell & 1 ? FR_F32 : FR_F64, &want, "27 * 13 rows");
             }
             free_answer(&want);
@@ -186,7 +186,7 @@ static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
         for (int options = 0; options <= RAGGED; options += RAGGED) {
             problem *p = new_problem((fr_cell)cell, 9, 7, 5, 130, options);
             answer dealt = new_answer(p), taken = new_answer(p);
-            forced_plan = (fr_plan){4, 1, 4, 2, 0, 0, 0};
+            forced_plan = (fr_plan){4, 1, 4, 2, 0, 0, 0, 0};
             CHECK(engine_solve(p, FR_F32, &dealt) == FR_OK, "dealt out");
             forced_plan.takes_over = 1;
             CHECK(engine_solve(p, FR_F32, &taken) == FR_OK, "taken");

@@ -141,7 +141,7 @@ cdef extern from "fastrnn.h" nogil:
         void (*put_threads)(int n) noexcept nogil
 
     ctypedef struct fr_plan:
-        int threads, rows, units, ahead, offered
+        int threads, rows, units, ahead, offered, together
         int64_t chunk
 
     const char *fr_status_text(fr_status status)
@@ -153,6 +153,13 @@ cdef extern from "fastrnn.h" nogil:
     fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
     size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens)
     fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args)
+    fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void **packed,
+                           const fr_weights *weights)
+    size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training)
+    fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
+    size_t fr_backward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens)
+    fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq,
+                               const fr_backward_args *args)
     fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot,
                               const fr_array *out, const void *reserve)
     size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)

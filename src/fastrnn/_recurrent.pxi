@@ -28,7 +28,8 @@ cdef enum:  # what a cell's calls need memory for
     TRAINING
     BACKWARD
     BACKWARD_TOKENS
-    RESERVE
+    BOTH  # added to those above: of both directions in one call
+    RESERVE = 2 * BOTH
     NEEDS
 
 cdef enum:
@@ -63,6 +64,10 @@ cdef class Cell:
     cdef size_t count(self, int what, const fr_seq *seq) noexcept:
         if what == RESERVE:
             return fr_reserve_bytes(&self.layer, seq)
+        if what == BOTH + BACKWARD or what == BOTH + BACKWARD_TOKENS:
+            return fr_backward_both_scratch_bytes(&self.layer, seq, what == BOTH + BACKWARD_TOKENS)
+        if what >= BOTH:
+            return fr_forward_both_scratch_bytes(&self.layer, seq, what == BOTH + TRAINING)
         if what == BACKWARD or what == BACKWARD_TOKENS:
             return fr_backward_scratch_bytes(&self.layer, seq, what == BACKWARD_TOKENS)
         return fr_forward_scratch_bytes(&self.layer, seq, what == TRAINING)
@@ -73,27 +78,63 @@ cdef class Cell:
         cdef double weights = 4.0 * self.layer.hidden_size * (self.layer.hidden_size + self.layer.input_size)
         return (weights + A_ROW) * T * B <= BRIEF
 
-    cdef Packed pack(self, int use, uint64_t stamp):
-        """Packed weights good for `use`, made now unless the ones at hand still are."""
+    cdef bint has_packed(self, int use, uint64_t stamp) noexcept:
+        """Whether the packed weights at hand are those of `stamp`, and good for `use`."""
         cdef Packed p = self.packed
-        cdef fr_status status
+        return p is not None and p.stamp == stamp and p.blas == _blas_serial and \
+            (p.use | FR_USE_ALONE) & use == use  # it says only who should pack
+
+    cdef Packed to_pack(self, int use, uint64_t stamp):
+        """Memory for packed weights, which are still to be made, and kept."""
+        cdef Packed p = self.packed
         if p is not None and p.stamp == stamp and p.blas == _blas_serial:
-            if (p.use | FR_USE_ALONE) & use == use:  # it says only who should pack
-                return p
             use |= p.use & ~FR_USE_ALONE  # who packs is this call's own affair
         # Unless a tape still needs it, the old block is taken again: it is in the cache.
         self.packed = p = None
         p = Packed()
         p.block = Block(fr_packed_bytes(&self.layer, use))
         p.use, p.stamp, p.blas = use, stamp, _blas_serial
-        if use & FR_USE_ALONE and self.is_brief(1, 1):
-            status = fr_pack(&self.layer, use, p.block.p, &self.weights)
+        return p
+
+    cdef Packed pack(self, int use, uint64_t stamp):
+        """Packed weights good for `use`, made now unless the ones at hand still are."""
+        cdef Packed p
+        cdef fr_status status
+        if self.has_packed(use, stamp):
+            return self.packed
+        p = self.to_pack(use, stamp)
+        if p.use & FR_USE_ALONE and self.is_brief(1, 1):
+            status = fr_pack(&self.layer, p.use, p.block.p, &self.weights)
         else:
             with nogil:
-                status = fr_pack(&self.layer, use, p.block.p, &self.weights)
+                status = fr_pack(&self.layer, p.use, p.block.p, &self.weights)
         _check_status("packing weights", status)
         self.packed = p
         return p
+
+
+cdef int _pack_both(Cell first, Cell second, const fr_seq *seq, int use, uint64_t stamp) except -1:
+    """`Cell.pack` of two directions, each by the thread that will read it."""
+    cdef Packed p, q
+    cdef void *blocks[2]
+    cdef fr_weights weights[2]
+    cdef fr_status status
+    if first.has_packed(use, stamp) or second.has_packed(use, stamp):
+        first.pack(use, stamp)
+        second.pack(use, stamp)
+        return 0
+    p, q = first.to_pack(use, stamp), second.to_pack(use, stamp)
+    if p.use != q.use:  # one direction has been used in other ways, too
+        first.pack(use, stamp)
+        second.pack(use, stamp)
+        return 0
+    blocks[0], blocks[1] = p.block.p, q.block.p
+    weights[0], weights[1] = first.weights, second.weights
+    with nogil:
+        status = fr_pack_both(&first.layer, seq, p.use, blocks, weights)
+    _check_status("packing weights", status)
+    first.packed, second.packed = p, q
+    return 0
 
 
 @cython.final
@@ -241,7 +282,7 @@ cdef class Engine:
         cdef Packed packed
         cdef Block scratch, reserve
         cdef fr_seq seq
-        cdef fr_forward_args a
+        cdef fr_forward_args a[2]  # of each direction
         cdef fr_status status
         cdef Tape tape = None
         cdef cnp.ndarray xa, ya, y
@@ -275,43 +316,48 @@ cdef class Engine:
             y = self._new(B if self.batch_first else T, T if self.batch_first else B,
                           self.D * self.hidden_size, lengths is not None)
             ya, xa = y, x
+            cell = self.cells[layer * self.D]
+            if keep:
+                use = fr_training_use(&cell.layer, &seq, tokens, not tokens)
+            else:
+                use = FR_USE_TOKENS if tokens else FR_USE_DENSE
+            if self.D == 2:
+                _pack_both(cell, self.cells[layer * self.D + 1], &seq, use, self.stamp)
+            scratch = Block(cell.need((TRAINING if keep else INFERENCE) + (BOTH if self.D == 2 else 0), &seq))
             for d in range(self.D):
                 index = layer * self.D + d
                 cell = self.cells[index]
-                if keep:
-                    use = fr_training_use(&cell.layer, &seq, tokens, not tokens)
-                else:
-                    use = FR_USE_TOKENS if tokens else FR_USE_DENSE
                 packed = cell.pack(use, self.stamp)
-                seq.reverse = d
-                memset(&a, 0, sizeof(a))
+                memset(&a[d], 0, sizeof(fr_forward_args))
                 if keep:
                     reserve = Block(cell.need(RESERVE, &seq))
-                    a.reserve = reserve.p
+                    a[d].reserve = reserve.p
                     tape.reserves.append(reserve)
                     tape.packed.append(packed)
-                scratch = Block(cell.need(TRAINING if keep else INFERENCE, &seq))
-                a.scratch, a.packed = scratch.p, packed.block.p
-                a.y = self._place(ya, d * self.hidden_size)
+                a[d].scratch, a[d].packed = scratch.p, packed.block.p
+                a[d].y = self._place(ya, d * self.hidden_size)
                 if tokens:
-                    a.tokens = self._place_tokens(xa)
+                    a[d].tokens = self._place_tokens(xa)
                 else:
-                    a.x = self._place(xa, 0)
-                a.hT = <char *> _data(hT) + index * state_bytes
+                    a[d].x = self._place(xa, 0)
+                a[d].hT = <char *> _data(hT) + index * state_bytes
                 if h0 is not None:
-                    a.h0 = <char *> _data(h0) + index * state_bytes
+                    a[d].h0 = <char *> _data(h0) + index * state_bytes
                 if self.has_c:
-                    a.cT = <char *> _data(cT) + index * state_bytes
+                    a[d].cT = <char *> _data(cT) + index * state_bytes
                     if c0 is not None:
-                        a.c0 = <char *> _data(c0) + index * state_bytes
-                if cell.is_brief(T, B):
-                    status = fr_forward(&cell.layer, &seq, &a)
-                else:
-                    with nogil:
-                        status = fr_forward(&cell.layer, &seq, &a)
-                if status == FR_ETOKEN:
-                    self._token_error(given, lengths)
-                _check_status("forward", status)
+                        a[d].c0 = <char *> _data(c0) + index * state_bytes
+            if self.D == 2:
+                with nogil:
+                    status = fr_forward_both(&cell.layer, &seq, a)
+            elif cell.is_brief(T, B):
+                status = fr_forward(&cell.layer, &seq, a)
+            else:
+                with nogil:
+                    status = fr_forward(&cell.layer, &seq, a)
+            if status == FR_ETOKEN:
+                self._token_error(given, lengths)
+            _check_status("forward", status)
             if keep:
                 # The tape reads y again; a silent change would be a silently wrong gradient.
                 cnp.PyArray_CLEARFLAGS(y, cnp.NPY_ARRAY_WRITEABLE)
@@ -343,8 +389,8 @@ cdef class Engine:
         return a
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
-        """How a call on (T, B) is split: dict of threads, rows, units, chunk, ahead, offered; and whether
-        it is brief (first layer)."""
+        """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered
+        and, of both directions, together; and whether it is brief."""
         cdef fr_plan p
         cdef fr_seq seq
         cdef Cell cell = self.cells[0]
@@ -353,7 +399,8 @@ cdef class Engine:
         status = fr_plan_describe(&p, &cell.layer, &seq, backward)
         _check_status("plan", status)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
-                "ahead": bool(p.ahead), "offered": bool(p.offered), "brief": cell.is_brief(T, B)}
+                "ahead": bool(p.ahead), "offered": bool(p.offered), "brief": cell.is_brief(T, B),
+                "together": bool(p.together)}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):
@@ -507,7 +554,7 @@ cdef class Tape:
         cdef Packed packed
         cdef Block scratch, reserve
         cdef fr_seq seq
-        cdef fr_backward_args a
+        cdef fr_backward_args a[2]  # of each direction
         cdef fr_status status
         cdef cnp.ndarray xa, ya, dya, dxa
         cdef object dx = None
@@ -536,49 +583,52 @@ cdef class Tape:
             if wanted:
                 dx = _new_like(x, -1, self.lengths is not None)
             xa, ya = x, y
+            cell = self.cells[layer * e.D]
+            scratch = Block(cell.need((BACKWARD_TOKENS if tokens else BACKWARD) + (BOTH if e.D == 2 else 0), &seq))
             for d in range(e.D):
                 index = layer * e.D + d
                 cell, packed = self.cells[index], self.packed[index]
                 reserve = self.reserves[index]
-                seq.reverse = d
-                memset(&a, 0, sizeof(a))
-                scratch = Block(cell.need(BACKWARD_TOKENS if tokens else BACKWARD, &seq))
-                a.scratch, a.packed, a.reserve = scratch.p, packed.block.p, reserve.p
-                a.grads = cell.grads
-                a.y = e._place(ya, d * e.hidden_size)
+                memset(&a[d], 0, sizeof(fr_backward_args))
+                a[d].scratch, a[d].packed, a[d].reserve = scratch.p, packed.block.p, reserve.p
+                a[d].grads = cell.grads
+                a[d].y = e._place(ya, d * e.hidden_size)
                 if tokens:
-                    a.tokens = e._place_tokens(xa)
+                    a[d].tokens = e._place_tokens(xa)
                 else:
-                    a.x = e._place(xa, 0)
+                    a[d].x = e._place(xa, 0)
                 if wanted:
                     dxa = dx
-                    a.dx = e._place(dxa, 0)
-                    a.dx_add = d or self.lengths is not None
+                    a[d].dx = e._place(dxa, 0)
+                    a[d].dx_add = self.lengths is not None
                 if dy is not None:
                     dya = dy
-                    a.dy = e._place(dya, d * e.hidden_size)
-                a.dh0 = <char *> _data(dh0) + index * state_bytes
+                    a[d].dy = e._place(dya, d * e.hidden_size)
+                a[d].dh0 = <char *> _data(dh0) + index * state_bytes
                 if self.h0 is not None:
-                    a.h0 = <char *> _data(self.h0) + index * state_bytes
+                    a[d].h0 = <char *> _data(self.h0) + index * state_bytes
                 if dhT is not None:
-                    a.dhT = <char *> _data(dhT) + index * state_bytes
+                    a[d].dhT = <char *> _data(dhT) + index * state_bytes
                 if e.has_c:
-                    a.dc0 = <char *> _data(dc0) + index * state_bytes
+                    a[d].dc0 = <char *> _data(dc0) + index * state_bytes
                     if self.c0 is not None:
-                        a.c0 = <char *> _data(self.c0) + index * state_bytes
+                        a[d].c0 = <char *> _data(self.c0) + index * state_bytes
                     if dcT is not None:
-                        a.dcT = <char *> _data(dcT) + index * state_bytes
-                a.clip_step, a.clip_limit = clip, limit
+                        a[d].dcT = <char *> _data(dcT) + index * state_bytes
+                a[d].clip_step, a[d].clip_limit = clip, limit
                 if per_step:
-                    a.step_dh = self._at_step(step_dh, index)
+                    a[d].step_dh = self._at_step(step_dh, index)
                     if e.has_c:
-                        a.step_dc = self._at_step(step_dc, index)
-                if cell.is_brief(self.T, self.B):
-                    status = fr_backward(&cell.layer, &seq, &a)
-                else:
-                    with nogil:
-                        status = fr_backward(&cell.layer, &seq, &a)
-                _check_status("backward", status)
+                        a[d].step_dc = self._at_step(step_dc, index)
+            if e.D == 2:
+                with nogil:
+                    status = fr_backward_both(&cell.layer, &seq, a)
+            elif cell.is_brief(self.T, self.B):
+                status = fr_backward(&cell.layer, &seq, a)
+            else:
+                with nogil:
+                    status = fr_backward(&cell.layer, &seq, a)
+            _check_status("backward", status)
             dy = dx
             if self.mask is not None and layer > 0:
                 dy = dropout(dx, *self.mask, layer - 1)  # (F3): forward's mask once more

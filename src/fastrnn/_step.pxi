@@ -12,18 +12,15 @@
 
 from libc.math cimport isfinite, sqrt
 
-cdef struct StepCell:
+cdef struct StepStage:
+    int directions  # of a recurrent layer; 0: an affine map
     fr_layer layer
     fr_seq seq
-    fr_weights weights
-    fr_forward_args forward
-    fr_backward_args backward
     int use
-    void *packed
-
-cdef struct StepStage:
-    int cells  # directions of a recurrent layer; 0: an affine map
-    StepCell cell[2]
+    void *packed[2]
+    fr_weights weights[2]
+    fr_forward_args forward[2]
+    fr_backward_args backward[2]
     fr_gemm_args y, dx, dw
     int64_t rows, width  # of `given`
     void *out            # of all steps
@@ -69,27 +66,29 @@ cdef double _squared_error(fr_dtype dtype, void *dy, const void *y, const void *
 cdef fr_status _step_forward(StepStage *stage, int count) noexcept nogil:
     cdef fr_status status
     cdef StepStage *s
-    cdef StepCell *c
-    cdef int i, d
+    cdef int i
     cdef int64_t n
     for i in range(count):
         s = &stage[i]
-        if not s.cells:
+        if not s.directions:
             status = fr_gemm(&s.y)
             if status != FR_OK:
                 return status
             continue
-        for d in range(s.cells):
-            c = &s.cell[d]
-            status = fr_pack(&c.layer, c.use, c.packed, &c.weights)
+        if s.directions == 2:
+            status = fr_pack_both(&s.layer, &s.seq, s.use, s.packed, s.weights)
             if status == FR_OK:
-                status = fr_forward(&c.layer, &c.seq, &c.forward)
-            if status != FR_OK:
-                return status
+                status = fr_forward_both(&s.layer, &s.seq, s.forward)
+        else:
+            status = fr_pack(&s.layer, s.use, s.packed[0], s.weights)
+            if status == FR_OK:
+                status = fr_forward(&s.layer, &s.seq, s.forward)
+        if status != FR_OK:
+            return status
         n = s.rows * s.width
         if s.only_last:
-            memcpy(s.given, s.last, <size_t> n * (8 if s.cell[0].layer.dtype == FR_F64 else 4))
-        elif s.given != s.out and s.cell[0].layer.dtype == FR_F64:
+            memcpy(s.given, s.last, <size_t> n * (8 if s.layer.dtype == FR_F64 else 4))
+        elif s.given != s.out and s.layer.dtype == FR_F64:
             fr_dropout_f64(<double *> s.given, <const double *> s.out, n, &s.drop)  # (F3)
         elif s.given != s.out:
             fr_dropout_f32(<float *> s.given, <const float *> s.out, n, &s.drop)
@@ -99,12 +98,11 @@ cdef fr_status _step_forward(StepStage *stage, int count) noexcept nogil:
 cdef fr_status _step_backward(StepStage *stage, int count) noexcept nogil:
     cdef fr_status status
     cdef StepStage *s
-    cdef StepCell *c
-    cdef int i, d
+    cdef int i
     cdef int64_t n
     for i in range(count - 1, -1, -1):
         s = &stage[i]
-        if not s.cells:
+        if not s.directions:
             status = FR_OK
             if i:
                 status = fr_gemm(&s.dx)
@@ -114,15 +112,16 @@ cdef fr_status _step_backward(StepStage *stage, int count) noexcept nogil:
                 return status
             continue
         n = s.rows * s.width
-        if s.drop.p > 0 and s.cell[0].layer.dtype == FR_F64:
+        if s.drop.p > 0 and s.layer.dtype == FR_F64:
             fr_dropout_f64(<double *> s.dgiven, <const double *> s.dgiven, n, &s.drop)
         elif s.drop.p > 0:  # forward's mask once more (F3)
             fr_dropout_f32(<float *> s.dgiven, <const float *> s.dgiven, n, &s.drop)
-        for d in range(s.cells):
-            c = &s.cell[d]
-            status = fr_backward(&c.layer, &c.seq, &c.backward)
-            if status != FR_OK:
-                return status
+        if s.directions == 2:
+            status = fr_backward_both(&s.layer, &s.seq, s.backward)
+        else:
+            status = fr_backward(&s.layer, &s.seq, s.backward)
+        if status != FR_OK:
+            return status
     return FR_OK
 
 
@@ -216,15 +215,21 @@ cdef class Step:
         return max(fr_gemm_scratch_bytes(&s.y), fr_gemm_scratch_bytes(&s.dx),
                    fr_gemm_scratch_bytes(&s.dw))
 
-    cdef size_t lay_out_cell(self, StepCell *c, int64_t T, int64_t B, bint tokens, bint need_dx) except 0:
-        c.seq.T, c.seq.B, c.seq.threads = T, B, self.threads
-        c.use = fr_training_use(&c.layer, &c.seq, tokens, need_dx)
-        c.packed = self.take(fr_packed_bytes(&c.layer, c.use))
-        c.forward.packed = c.backward.packed = c.packed
-        c.forward.reserve = self.take(fr_reserve_bytes(&c.layer, &c.seq))
-        c.backward.reserve = c.forward.reserve
-        return max(fr_forward_scratch_bytes(&c.layer, &c.seq, True),
-                   fr_backward_scratch_bytes(&c.layer, &c.seq, tokens))
+    cdef size_t lay_out_layer(self, StepStage *s, int64_t T, int64_t B, bint tokens, bint need_dx) except 0:
+        """Memory of a recurrent layer; returns bytes of scratch."""
+        cdef int d
+        s.seq.T, s.seq.B, s.seq.threads = T, B, self.threads
+        s.use = fr_training_use(&s.layer, &s.seq, tokens, need_dx)
+        for d in range(s.directions):
+            s.packed[d] = self.take(fr_packed_bytes(&s.layer, s.use))
+            s.forward[d].packed = s.backward[d].packed = s.packed[d]
+            s.forward[d].reserve = self.take(fr_reserve_bytes(&s.layer, &s.seq))
+            s.backward[d].reserve = s.forward[d].reserve
+        if s.directions == 2:
+            return max(fr_forward_both_scratch_bytes(&s.layer, &s.seq, True),
+                       fr_backward_both_scratch_bytes(&s.layer, &s.seq, tokens))
+        return max(fr_forward_scratch_bytes(&s.layer, &s.seq, True),
+                   fr_backward_scratch_bytes(&s.layer, &s.seq, tokens))
 
     cdef int lay_out(self, int64_t first, int64_t second, bint tokens) except -1:
         """All memory for inputs of shape (first, second), and whatever stays from call to call."""
@@ -257,13 +262,11 @@ cdef class Step:
             e = engine
             for layer in range(e.L):
                 s = &self.stage[i]
-                s.cells, s.rows, s.width = e.D, rows, e.D * e.hidden_size
-                for d in range(e.D):
-                    cell = e.cells[layer * e.D + d]
-                    s.cell[d].layer, s.cell[d].seq.reverse = cell.layer, d
-                    scratch_bytes = max(scratch_bytes, self.lay_out_cell(
-                        &s.cell[d], second if e.batch_first else first,
-                        first if e.batch_first else second, tokens and i == 0, i > 0))
+                cell = e.cells[layer * e.D]
+                s.directions, s.rows, s.width, s.layer = e.D, rows, e.D * e.hidden_size, cell.layer
+                scratch_bytes = max(scratch_bytes, self.lay_out_layer(
+                    s, second if e.batch_first else first, first if e.batch_first else second,
+                    tokens and i == 0, i > 0))
                 s.given = s.out = self.take_rows(s)
                 i += 1
             if self.last and k == recurrent:
@@ -275,8 +278,8 @@ cdef class Step:
             s = &self.stage[i]
             s.dgiven = self.take_rows(s)
             s.y.scratch = s.dx.scratch = s.dw.scratch = scratch
-            for d in range(s.cells):
-                s.cell[d].forward.scratch = s.cell[d].backward.scratch = scratch
+            for d in range(s.directions):
+                s.forward[d].scratch = s.backward[d].scratch = scratch
         self.y = np.empty(s.rows * s.width, self.dtype)
         self.y = self.y.reshape((s.rows, s.width)) if self.last else \
             self.y.reshape((first, second, s.width))
@@ -310,35 +313,35 @@ cdef class Step:
     cdef int aim_layer(self, StepStage *s, Engine e, int layer, cnp.ndarray xa, const void *x, void *dx,
                        int64_t inputs, tuple initial, tuple final) except -1:
         """Layer `layer` of `e`: x is the array `xa`, or else a dense one of `inputs` columns at `x`."""
-        cdef StepCell *c
+        cdef fr_forward_args *f
+        cdef fr_backward_args *b
         cdef Cell cell
         cdef int d
-        cdef int64_t T = s.cell[0].seq.T, B = s.cell[0].seq.B, H = e.hidden_size
+        cdef int64_t T = s.seq.T, B = s.seq.B, H = e.hidden_size
         cdef Py_ssize_t real = 8 if self.kind == FR_F64 else 4
         cdef Py_ssize_t at
-        for d in range(s.cells):
-            c, cell = &s.cell[d], e.cells[layer * e.D + d]
-            c.weights, c.backward.grads = cell.weights, cell.grads
+        for d in range(s.directions):
+            f, b, cell = &s.forward[d], &s.backward[d], e.cells[layer * e.D + d]
+            s.weights[d], b.grads = cell.weights, cell.grads
             if xa is None:
-                c.forward.x = self.dense(e, <void *> x, T, B, inputs)
+                f.x = self.dense(e, <void *> x, T, B, inputs)
             elif self.tokens:
-                c.forward.tokens = e._place_tokens(xa)
+                f.tokens = e._place_tokens(xa)
             else:
-                c.forward.x = e._place(xa, 0)
-            c.forward.y = self.dense(e, <char *> s.out + d * H * real, T, B, s.cells * H)
+                f.x = e._place(xa, 0)
+            f.y = self.dense(e, <char *> s.out + d * H * real, T, B, s.directions * H)
             at = (layer * e.D + d) * B * H * real
-            c.forward.h0 = NULL if initial[0] is None else <char *> _data(initial[0]) + at
-            c.forward.c0 = NULL if initial[1] is None else <char *> _data(initial[1]) + at
-            c.forward.hT = <char *> _data(final[0]) + at
-            c.forward.cT = NULL if final[1] is None else <char *> _data(final[1]) + at
-            c.backward.x, c.backward.tokens, c.backward.y = c.forward.x, c.forward.tokens, c.forward.y
-            c.backward.h0, c.backward.c0 = c.forward.h0, c.forward.c0
+            f.h0 = NULL if initial[0] is None else <char *> _data(initial[0]) + at
+            f.c0 = NULL if initial[1] is None else <char *> _data(initial[1]) + at
+            f.hT = <char *> _data(final[0]) + at
+            f.cT = NULL if final[1] is None else <char *> _data(final[1]) + at
+            b.x, b.tokens, b.y, b.h0, b.c0 = f.x, f.tokens, f.y, f.h0, f.c0
             if dx != NULL:
-                c.backward.dx, c.backward.dx_add = self.dense(e, dx, T, B, inputs), d
+                b.dx = self.dense(e, dx, T, B, inputs)
             if s.only_last:
-                s.last, c.backward.dhT = c.forward.hT, s.dgiven
+                s.last, b.dhT = f.hT, s.dgiven
             else:
-                c.backward.dy = self.dense(e, <char *> s.dgiven + d * H * real, T, B, s.cells * H)
+                b.dy = self.dense(e, <char *> s.dgiven + d * H * real, T, B, s.directions * H)
         return 0
 
     cdef fr_array dense(self, Engine e, void *p, int64_t T, int64_t B, int64_t width) noexcept:
@@ -370,7 +373,7 @@ cdef class Step:
                 continue
             e = engine
             module = self.modules[k]
-            B = self.stage[i].cell[0].seq.B
+            B = self.stage[i].seq.B
             h0, c0 = e._check_state("", states[k], B)
             initial = self.kept_apart(h0), self.kept_apart(c0)
             hT = e._new(e.L * e.D, B, e.hidden_size)

@@ -17,7 +17,7 @@ import fastrnn as fr
 from fastrnn import _core
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cells import CELLS, SPLITS, build, identical, inputs, near, python, threads, train
+from cells import CELLS, SPLITS, STACK, build, identical, inputs, near, python, threads, train
 
 T, B, I, H = SPLITS["rows"]
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -282,3 +282,59 @@ def test_a_call_that_keeps_pythons_lock_is_short_and_waits_for_no_thread(cell):
                     assert steps * rows <= 64
                     assert plan["threads"] == 1 or plan["offered"]
     assert brief > 100
+
+
+WALKED_TOGETHER = {"one row": (50, 1, 32, 32), "a batch": (9, 34, 20, 70)}
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("tokens", [False, True], ids=["x", "tokens"])
+@pytest.mark.parametrize("sizes", WALKED_TOGETHER)
+@each_cell
+def test_directions_with_a_thread_each_give_the_bits_of_one_thread(cell, sizes, tokens, options):
+    T, B, I, H = WALKED_TOGETHER[sizes]
+    layer = build(cell, I, H, **STACK, **options)
+    given = inputs(layer, T, B, tokens=tokens)
+    with threads(1):
+        expected = train(layer, *given), layer(*given[:2])
+    with threads(2):
+        for backward in (False, True):
+            assert layer._engine.plan(T, B, backward)["together"]
+        assert identical((train(layer, *given), layer(*given[:2])), expected)
+        time.sleep(0.02)  # the other one sleeps
+        assert identical((train(layer, *given), layer(*given[:2])), expected)
+
+
+@each_cell
+def test_directions_with_a_thread_each_know_lengths_resets_and_clipped_steps(cell):
+    T, B, I, H = WALKED_TOGETHER["a batch"]
+    layer = build(cell, I, H, **STACK)
+    x, state, dy, dstate = inputs(layer, T, B)
+    rng = np.random.default_rng(2)
+    rows = {"lengths": rng.integers(0, T + 1, B), "reset": rng.random((T, B)) < 0.2}
+
+    def step():
+        layer.zero_grad()
+        y, final, tape = layer.forward(x, state, **rows)
+        back = tape.backward(dy, dstate, per_step=True, clip_step=("norm", 0.5))
+        steps = back[2]
+        return y, final, *back[:2], steps.dh, steps.dc, layer._flat_grad.copy()
+
+    with threads(1):
+        expected = step()
+    with threads(2):
+        assert identical(step(), expected)
+
+
+def test_a_step_of_a_whole_model_walks_directions_as_its_layers_do():
+    T, B, I, H = WALKED_TOGETHER["one row"]
+    model = fr.Sequential(build("lstm", I, H, **STACK), fr.Linear(2 * H, 3, seed=1))
+    x = inputs(model.layers[0], T, B)[0]
+    targets = np.random.default_rng(3).integers(0, 3, (T, B))
+    step = fr.TrainStep(model, fr.optim.SGD(model, 0.0))
+    results = []
+    for n in (1, 2):
+        with threads(n):
+            loss, state = step.gradients(x, targets)
+            results.append((np.array(loss), state[0], model._flat_grad.copy()))
+    assert identical(*results)
