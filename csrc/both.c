@@ -1,50 +1,69 @@
-/* both.c: the two directions of a bidirectional layer, one after the other or at the same time.
+/* both.c: the two directions of a layer, or two layers of a stack, one after the other or at the same time.
  *
- *     one after the other      thread 0  [ forward .. ][ reverse .. ]     at every step of a small batch
- *                              thread 1  [ .. forward ][ .. reverse ]     the two meet
+ *     one after the other      thread 0  [ first .. ][ second .. ]     at every step of a small batch
+ *                              thread 1  [ .. first ][ .. second ]     the two meet
  *
- *     at the same time         thread 0  [ forward ............... ]      nobody waits for anybody
- *                              thread 1  [ reverse ............... ]
+ *     at the same time         thread 0  [ forward ............. ]     of two directions nobody waits for
+ *                              thread 1  [ reverse ............. ]     anybody,
+ *
+ *                              thread 0  [ lower layer ........ ]      of two layers the upper one for a
+ *                              thread 1     [ upper layer ........ ]   few steps of the lower
  *
  * Neither direction reads what the other writes, but for dx, which is the sum of what both give. */
 #include <string.h>
 
 #include "internal.h"
 
-/* A call for each direction, as both threads find it. */
+/* Two calls, as both threads find them. */
 typedef struct both_calls {
-    const fr_layer *layer;
+    const fr_layer *layer[2];
     fr_seq seq[2];
+    fr_place *steps; /* of the first layer, which the second follows; of directions NULL */
     int use;
     void *const *packed;
     const fr_weights *weights;
     const fr_forward_args *forward[2];
     const fr_backward_args *backward[2];
     fr_status status[2];
-    int alone; /* thread 0 makes both calls */
+    _Atomic int failed; /* the first one, before its first step */
+    int alone;          /* thread 0 makes both calls */
 } both_calls;
 
-static fr_status call_direction(const both_calls *calls, int i)
+static fr_status make_call(const both_calls *calls, int i)
 {
+    const fr_layer *layer = calls->layer[i];
+    const fr_seq *seq = &calls->seq[i];
     if (calls->weights)
-        return fr_pack(calls->layer, calls->use, calls->packed[i], &calls->weights[i]);
+        return fr_pack(layer, calls->use, calls->packed[i], &calls->weights[i]);
     if (calls->backward[i])
-        return fr_backward(calls->layer, &calls->seq[i], calls->backward[i]);
-    return fr_forward(calls->layer, &calls->seq[i], calls->forward[i]);
+        return fr_backward(layer, seq, calls->backward[i]);
+    return fr_forward_linked(layer, seq, calls->forward[i], i == 0 ? calls->steps : NULL,
+                             i == 1 ? calls->steps : NULL);
 }
 
+/* A layer that follows begins when the first one's arguments have been found good. */
 static void job(void *arg, int tid)
 {
     both_calls *calls = arg;
-    for (int i = tid; i < 2; i += calls->alone ? 1 : 2)
-        calls->status[i] = call_direction(calls, i);
+    for (int i = tid; i < 2; i += calls->alone ? 1 : 2) {
+        if (calls->steps && i == 1) {
+            fr_wait(calls->steps, 1);
+            if (atomic_load(&calls->failed))
+                continue;
+        }
+        calls->status[i] = make_call(calls, i);
+        if (calls->steps && i == 0 && calls->status[0] != FR_OK) {
+            atomic_store(&calls->failed, 1);
+            fr_tell(calls->steps, 1);
+        }
+    }
 }
 
 /* Calls of one thread each, since the team is taken meanwhile. */
-static fr_status run(both_calls *calls, const fr_plan *plan)
+static fr_status run_at_once(both_calls *calls, int together)
 {
     fr_status status = FR_OK;
-    if (plan->together == 1)
+    if (together == 1)
         fr_team_offer(2, job, calls, sizeof *calls, &calls->alone);
     else
         status = fr_team_run(2, job, calls, sizeof *calls);
@@ -53,9 +72,18 @@ static fr_status run(both_calls *calls, const fr_plan *plan)
     return status;
 }
 
-static both_calls calls_of(const fr_layer *layer, const fr_seq *seq, int threads)
+/* On the threads of their plans. */
+static fr_status run_in_turn(both_calls *calls)
 {
-    both_calls calls = {.layer = layer, .seq = {*seq, *seq}};
+    fr_status status = FR_OK;
+    for (int i = 0; i < 2 && status == FR_OK; i++)
+        status = make_call(calls, i);
+    return status;
+}
+
+static both_calls directions_of(const fr_layer *layer, const fr_seq *seq, int threads)
+{
+    both_calls calls = {.layer = {layer, layer}, .seq = {*seq, *seq}};
     for (int i = 0; i < 2; i++) {
         calls.seq[i].reverse = i;
         calls.seq[i].threads = threads;
@@ -79,17 +107,15 @@ fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *
         packed && weights ? fr_plan_of_call(&plan, layer, seq, 0, tokens) : FR_EARG;
     if (status != FR_OK)
         return status;
-    both_calls calls = calls_of(layer, seq, 1);
+    both_calls calls = directions_of(layer, seq, 1);
     calls.packed = packed;
     calls.weights = weights;
     calls.use = use;
     if (plan.together) { /* each by the thread that will read it */
         calls.use |= FR_USE_ALONE;
-        return run(&calls, &plan);
+        return run_at_once(&calls, plan.together);
     }
-    for (int i = 0; i < 2 && status == FR_OK; i++)
-        status = call_direction(&calls, i);
-    return status;
+    return run_in_turn(&calls);
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */
@@ -97,7 +123,7 @@ fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *
 /* One direction's part of the scratch when both are walked at the same time. */
 static size_t forward_part(const fr_layer *layer, const fr_seq *seq, int training)
 {
-    const both_calls calls = calls_of(layer, seq, 1);
+    const both_calls calls = directions_of(layer, seq, 1);
     return align_up(fr_forward_scratch_bytes(layer, &calls.seq[0], training));
 }
 
@@ -124,25 +150,95 @@ fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_for
     fr_status status = fr_plan_of_call(&plan, layer, seq, 0, tokens);
     if (status != FR_OK)
         return status;
-    both_calls calls = calls_of(layer, seq, plan.together ? 1 : seq->threads);
+    both_calls calls = directions_of(layer, seq, plan.together ? 1 : seq->threads);
     fr_forward_args own[2] = {args[0], args[1]};
     calls.forward[0] = &own[0];
     calls.forward[1] = &own[1];
     own[1].scratch = own[0].scratch;
     if (plan.together) {
         own[1].scratch = (char *)own[0].scratch + forward_part(layer, seq, args[0].reserve != NULL);
-        return run(&calls, &plan);
+        return run_at_once(&calls, plan.together);
     }
+    return run_in_turn(&calls);
+}
+
+/* ---- two layers --------------------------------------------------------------------------- */
+
+/* As fr_plan.together; seq and layers have been checked. */
+static int layers_at_once(const fr_layer layers[2], const fr_seq *seq, int tokens)
+{
+    const fr_pass passes[2] = {fr_pass_of_call(0, tokens), fr_pass_of_call(0, 0)};
+    const int nr = fr_current_kernels()->typed[layers[0].dtype].nr;
+    int64_t T = seq->lengths ? 0 : seq->T;
+    for (int64_t b = 0; seq->lengths && b < seq->B; b++)
+        if (seq->lengths[b] > T)
+            T = seq->lengths[b];
+    return fr_layers_at_once(layers, T, seq->B, seq->threads ? seq->threads : fr_get_num_threads(),
+                             nr, passes);
+}
+
+static fr_status check_layers(const fr_layer layers[2], const fr_seq *seq)
+{
+    fr_plan plan;
+    fr_status status = layers ? FR_OK : FR_EARG;
     for (int i = 0; i < 2 && status == FR_OK; i++)
-        status = call_direction(&calls, i);
+        status = fr_plan_of_call(&plan, &layers[i], seq, 0, 0);
+    if (status == FR_OK && (layers[0].dtype != layers[1].dtype || seq->reverse))
+        status = FR_EARG;
+    if (status == FR_OK && layers[0].hidden_size != layers[1].input_size)
+        status = FR_EDIM;
     return status;
+}
+
+size_t fr_forward_two_scratch_bytes(const fr_layer layers[2], const fr_seq *seq, int training)
+{
+    if (check_layers(layers, seq) != FR_OK)
+        return 0;
+    const size_t first = fr_forward_scratch_bytes(&layers[0], seq, training),
+                 second = fr_forward_scratch_bytes(&layers[1], seq, training);
+    const size_t most = first > second ? first : second;
+    if (!first || !second)
+        return 0;
+    if (!layers_at_once(layers, seq, 0) && !layers_at_once(layers, seq, 1))
+        return most;
+    const size_t parts = forward_part(&layers[0], seq, training) + forward_part(&layers[1], seq, training);
+    return parts > most ? parts : most;
+}
+
+int fr_forward_two_together(const fr_layer layers[2], const fr_seq *seq, int tokens)
+{
+    return check_layers(layers, seq) == FR_OK ? layers_at_once(layers, seq, tokens) : 0;
+}
+
+fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq,
+                         const fr_forward_args args[2])
+{
+    const fr_status status = check_layers(layers, seq);
+    if (status != FR_OK)
+        return status;
+    if (!args || !args[0].scratch)
+        return FR_EARG;
+    const int together = layers_at_once(layers, seq, !args[0].x.p && args[0].tokens.p);
+    fr_place steps[1] = {{0}};
+    fr_forward_args own[2] = {args[0], args[1]};
+    both_calls calls = {.layer = {&layers[0], &layers[1]},
+                        .seq = {*seq, *seq},
+                        .forward = {&own[0], &own[1]}};
+    own[1].scratch = own[0].scratch;
+    if (!together)
+        return run_in_turn(&calls);
+    own[1].scratch =
+        (char *)own[0].scratch + forward_part(&layers[0], seq, args[0].reserve != NULL);
+    calls.steps = steps;
+    calls.seq[0].threads = calls.seq[1].threads = 1;
+    return run_at_once(&calls, together);
 }
 
 /* ---- backward ----------------------------------------------------------------------------- */
 
 static size_t backward_part(const fr_layer *layer, const fr_seq *seq, int tokens)
 {
-    const both_calls calls = calls_of(layer, seq, 1);
+    const both_calls calls = directions_of(layer, seq, 1);
     return align_up(fr_backward_scratch_bytes(layer, &calls.seq[0], tokens));
 }
 
@@ -192,7 +288,7 @@ fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_ba
     fr_status status = fr_plan_of_call(&plan, layer, seq, 1, tokens);
     if (status != FR_OK)
         return status;
-    both_calls calls = calls_of(layer, seq, plan.together ? 1 : seq->threads);
+    both_calls calls = directions_of(layer, seq, plan.together ? 1 : seq->threads);
     fr_backward_args own[2] = {args[0], args[1]};
     calls.backward[0] = &own[0];
     calls.backward[1] = &own[1];
@@ -207,12 +303,10 @@ fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_ba
             own[1].dx = (fr_array){second, seq->B * layer->input_size, layer->input_size};
             own[1].dx_add = 0;
         }
-        status = run(&calls, &plan);
+        status = run_at_once(&calls, plan.together);
         if (status == FR_OK && own[0].dx.p)
             add_dx(layer, seq, &own[0].dx, second);
         return status;
     }
-    for (int i = 0; i < 2 && status == FR_OK; i++)
-        status = call_direction(&calls, i);
-    return status;
+    return run_in_turn(&calls);
 }

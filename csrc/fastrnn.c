@@ -304,12 +304,17 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
     return (bytes + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
 }
 
+fr_pass fr_pass_of_call(int backward, int tokens)
+{
+    return backward                     ? FR_PASS_BACKWARD
+           : tokens || fr_blas_serial() ? FR_PASS_STEPS
+                                        : FR_PASS_FORWARD;
+}
+
 static fr_plan plan_of(const fr_layer *layer, const fr_seq *seq, int backward, int tokens)
 {
-    const fr_pass pass = backward                     ? FR_PASS_BACKWARD
-                         : tokens || fr_blas_serial() ? FR_PASS_STEPS
-                                                      : FR_PASS_FORWARD;
-    return fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr, pass);
+    return fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr,
+                        fr_pass_of_call(backward, tokens));
 }
 
 /* Lays a call's scratch out from `base` (NULL: only count). Returns the bytes, 0 if too many. */
@@ -548,6 +553,12 @@ static fr_status run(fr_call *call, fr_job *job)
 
 fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
 {
+    return fr_forward_linked(layer, seq, args, NULL, NULL);
+}
+
+fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args,
+                            fr_place *leads, fr_place *follows)
+{
     fr_call call;
     memset(&call, 0, sizeof call);
     if (!args)
@@ -565,6 +576,12 @@ fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_
     call.h0 = args->h0;
     call.c0 = args->c0;
     call.reserve = args->reserve;
+    call.leads = leads;
+    call.follows = follows;
+    if ((leads || follows) && call.plan.chunk > FR_FOLLOWED_STEPS)
+        call.plan.chunk = FR_FOLLOWED_STEPS;
+    if (leads)
+        fr_tell(leads, 1);
     if (call.reserve && call.plan.offered && !call.plan.ahead) {
         /* Who sleeps now may be woken by backward in any case. */
         const fr_plan back = plan_of(layer, seq, 1, use == FR_USE_TOKENS);

@@ -1,7 +1,7 @@
 /* internal.h: what the files of the core share with each other and nobody else.
  *
  *   fastrnn.c   entry points: checks, memory layout, dispatch
- *   both.c      the two directions of a layer
+ *   both.c      two calls at the same time: the directions of a layer, two layers of a stack
  *   plan.c      how a call is split          team.c   threads and barriers
  *   cpu.c       which instruction set        gemm.c   dense products and the provider table
  *   kernels/    compiled once per instruction set and element type */
@@ -182,6 +182,7 @@ void fr_flush_restore(unsigned long saved);
 #define FR_MC 72        /* columns of dG transposed at a time */
 #define FR_MOST_ALONE 8 /* threads whose work one of them does alone where the others sleep */
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
+#define FR_FOLLOWED_STEPS 8 /* two layers that are walked at the same time take so many at a time: both.c */
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
 
@@ -219,6 +220,9 @@ typedef struct fr_call {
         *ahead; /* of x W made ahead: tiles taken, tiles that thread 1 is through with, and chunks
                           * that thread 0 is through with */
     fr_place *claims; /* [rows of the plan][panels], or NULL: every thread keeps to its own */
+    /* Of two layers that are walked at the same time: where the first tells that it has begun (1) and,
+     * whenever the second can go on, how many steps are done (and 1 more); and where the second waits for x. Or NULL. */
+    fr_place *leads, *follows;
     const char *packed;
     fr_packed_layout at;
     int blas; /* batched products by the foreign provider */
@@ -325,12 +329,22 @@ typedef enum fr_pass { FR_PASS_FORWARD, FR_PASS_BACKWARD, FR_PASS_STEPS } fr_pas
 /* A pure function of its arguments, which remembers its newest results. panel: units in a panel. */
 fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                      fr_pass pass);
-/* The plan of a call, checked as the call would be. */
-fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward,
-                          int tokens);
+/* Whether two layers of a stack are walked forward at the same time: as fr_plan.together. */
+int fr_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int threads, int panel,
+                      const fr_pass passes[2]);
 /* 1 if backward of `rows` rows in T steps had better read what forward has read. */
 int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows);
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);
+
+/* ---- fastrnn.c ---------------------------------------------------------------------------- */
+
+/* The plan of a call, checked as the call would be. */
+fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward,
+                          int tokens);
+fr_pass fr_pass_of_call(int backward, int tokens);
+/* fr_forward of a layer that leads another, or follows one: see fr_call. */
+fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args,
+                            fr_place *leads, fr_place *follows);
 
 /* ---- gemm.c ------------------------------------------------------------------------------- */
 

@@ -8,7 +8,8 @@
  *   ahead  of a single row, one thread makes x W while another walks the steps, and makes some, too, if
  *          that takes longer; who is late or has no core costs little
  *
- * The two directions of a layer either do one after the other what is best for each, or have a thread each.
+ * Two directions of a layer, or two layers of a stack, either do one after the other what is best for each,
+ * or have a thread each; a layer then follows the one below by a few steps.
  *
  * Cores are seldom equally fast: some share their multipliers with somebody else, some are of a slower
  * kind. A thread that walks its own rows waits for the slowest one at the end. Threads that share
@@ -66,6 +67,7 @@ enum {
      * of 650 units had read 7 MB for every step of 20 rows, a fifth of inference and more. */
     FAR_FORWARD_BYTES = 10 << 20,
     FAR_FORWARD_ROWS = 240,
+    FOLLOWED_BYTES = 112 << 10, /* of a step's weights: from here on x W is better woven: weave.h */
     FEW_STEP = 14 /* weights of a unit that must be packed for each step before packing pays */
 };
 
@@ -100,8 +102,14 @@ static double step_cycles(const fr_cell_traits *cell, int64_t rows, double panel
     return (arithmetic > memory ? arithmetic : memory) + gates;
 }
 
-static fr_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                             fr_pass pass)
+/* A plan, and the cycles it is believed to take; and those of a plan of one thread. */
+typedef struct costed_plan {
+    fr_plan plan;
+    double cycles, alone;
+} costed_plan;
+
+static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
+                                 int panel, fr_pass pass)
 {
     const int backward = pass == FR_PASS_BACKWARD;
     const fr_cell_traits *cell = &fr_cells[layer->cell];
@@ -198,7 +206,7 @@ static fr_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, int th
     const int stays_near = B > 1 || row_bytes * layer->hidden_size < L2_BYTES;
     if (threads > 1 && B > 0 && stays_near && !best.takes_over && at_once < 2 * least)
         best.together = alone < WAKING_CYCLES ? 1 : 2;
-    return best;
+    return (costed_plan){best, least, alone};
 }
 
 /* To rank the splits takes 40 to 80 ns, and a call asks for a few plans: a twentieth of a step of 64
@@ -208,13 +216,13 @@ typedef struct known_plan {
     int64_t T, B;
     int threads, panel; /* 0: nothing is known here */
     fr_pass pass;
-    fr_plan plan;
+    costed_plan plan;
 } known_plan;
 
 enum { KNOWN_PLANS = 16 };
 
-fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
-                     fr_pass pass)
+static const costed_plan *known_or_made(const fr_layer *layer, int64_t T, int64_t B, int threads,
+                                       int panel, fr_pass pass)
 {
     static FR_THREAD_LOCAL known_plan known[KNOWN_PLANS];
     const uint64_t place = (uint64_t)layer->input_size + 3 * (uint64_t)layer->hidden_size +
@@ -230,7 +238,35 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
                           .panel = panel,
                           .pass = pass,
                           .plan = cheapest_plan(layer, T, B, threads, panel, pass)};
-    return k->plan;
+    return &k->plan;
+}
+
+fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
+                     fr_pass pass)
+{
+    return known_or_made(layer, T, B, threads, panel, pass)->plan;
+}
+
+/* The second layer begins when the first is through with as many steps as it takes at a time. Its x W is
+ * made in between, not woven into its steps, which would need more of them beforehand: kernels/weave.h. */
+int fr_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int threads, int panel,
+                      const fr_pass passes[2])
+{
+    double one_by_one = 0, longest = 0;
+    if (threads < 2 || B < 1 || T < 2 * FR_FOLLOWED_STEPS)
+        return 0;
+    for (int i = 0; i < 2; i++) {
+        const costed_plan plan = *known_or_made(&layers[i], T, B, threads, panel, passes[i]);
+        const double bytes = (double)fr_cells[layers[i].cell].gates * (double)layers[i].hidden_size *
+                             (double)layers[i].hidden_size * (layers[i].dtype == FR_F64 ? 8 : 4);
+        if (plan.plan.takes_over || bytes > FOLLOWED_BYTES)
+            return 0;
+        one_by_one += plan.cycles;
+        longest = longest > plan.alone ? longest : plan.alone;
+    }
+    const double at_once =
+        longest * (1 + (double)FR_FOLLOWED_STEPS / (double)T) + 2 * TEAM_CYCLES;
+    return at_once >= one_by_one ? 0 : longest < WAKING_CYCLES ? 1 : 2;
 }
 
 /* Packing for backward costs a third of a cycle or more a weight; without it every unit costs a few

@@ -181,7 +181,7 @@ typedef struct fr_backward_args {
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
 fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args);
 
-/* ---- both directions ---------------------------------------------------------------------- */
+/* ---- two calls at the same time ----------------------------------------------------------- */
 
 /* The two directions of a bidirectional layer, of one shape: [0] walks forward in time and [1] backward
  * (seq->reverse is not read), each with packed weights, outputs and gradients of its own. Where that is
@@ -196,6 +196,16 @@ size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, i
 fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_forward_args args[2]);
 size_t fr_backward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
 fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_backward_args args[2]);
+
+/* Two layers of one stack, of which the second reads what the first writes (args[1].x is args[0].y), as one
+ * call. Where that is faster the second follows the first by a few steps, on one thread each; or else they are
+ * walked one after the other, on all threads. Otherwise as fr_forward_both: scratch is that of args[0], and
+ * if a token is out of range, nothing has been written. */
+size_t fr_forward_two_scratch_bytes(const fr_layer layers[2], const fr_seq *seq, int training);
+fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq,
+                         const fr_forward_args args[2]);
+/* Whether they would be walked at the same time: as fr_plan.together, and 0 if an argument is not valid. */
+int fr_forward_two_together(const fr_layer layers[2], const fr_seq *seq, int tokens);
 
 /* What forward kept of every step, for people to look at: one slot of the reserve, copied to
  * out (T,B,H). Slots of LSTM: i f g o c; of GRU: r z n; RNN has none. Steps past a row's length are

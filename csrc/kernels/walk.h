@@ -102,6 +102,8 @@ FR_NOINLINE void CELL_NAME(_enter_chunk)(const fr_call *call, int64_t s, CELL_NA
     (call, &w->part, w->s1, w->xw + (1 - odd) * FR_WEAVE_STEPS * call->xw_row, &w->weave);
     if (call->tokens.p)
         return;
+    if (call->follows)
+        fr_wait(call->follows, w->s1 + 1);
     w->xw_rows = NAME(x_rows)(call, &w->part, w->s0, w->s1, w->x);
     if (call->plan.ahead || (w->weaves && s > 0)) {
         /* tile by tile, step by step, or made on the way */
@@ -166,6 +168,9 @@ FR_INLINE void CELL_NAME(_leave_step)(const fr_call *call, int64_t s, CELL_NAME(
 {
     if (w->with.places)
         fr_tell(&w->with.places[w->tid], s + 1);
+    /* Not more often: the line of who waits for it comes back slower than a small step takes. */
+    if (call->leads && ((s + 1) % FR_FOLLOWED_STEPS == 0 || s + 1 == call->rows.T))
+        fr_tell(call->leads, s + 2);
     if (s + 1 < w->s1)
         return;
     if (w->weaves)

@@ -3,10 +3,12 @@
 #include "internal.h"
 
 #define fr_make_plan shipped_make_plan
+#define fr_layers_at_once shipped_layers_at_once
 fr_plan shipped_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                           fr_pass pass);
 #include "../plan.c"
 #undef fr_make_plan
+#undef fr_layers_at_once
 
 #include "seams.h"
 
@@ -15,7 +17,7 @@ fr_plan forced_plan;
 fr_plan fresh_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                    fr_pass pass)
 {
-    return cheapest_plan(layer, T, B, threads, panel, pass);
+    return cheapest_plan(layer, T, B, threads, panel, pass).plan;
 }
 
 static int64_t at_most(int64_t n, int64_t limit)
@@ -38,4 +40,11 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     if (threads == 1) /* a direction by itself */
         plan.together = 0;
     return plan;
+}
+
+int fr_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int threads, int panel,
+                      const fr_pass passes[2])
+{
+    return forced_plan.rows ? forced_plan.together
+                            : shipped_layers_at_once(layers, T, B, threads, panel, passes);
 }

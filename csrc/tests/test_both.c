@@ -1,12 +1,12 @@
-/* test_both.c: both directions of a layer in one call. Whether they are walked one after the other or at
- * the same time, all numbers are those of a call for each, bit for bit. */
+/* test_both.c: both directions of a layer, or two layers of a stack, in one call. Whether they are walked one
+ * after the other or at the same time, all numbers are those of a call for each, bit for bit. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 #include "seams.h"
 
-enum { T = 7, B = 3, I = 5, H = 20 };
+enum { T = 19, B = 3, I = 5, H = 20 };
 enum { RAGGED = 1, RESETS = 2, TOKENS = 4, ADD_DX = 8, BATCH_FIRST = 16, NO_DX = 32 };
 
 /* What two directions are made of, and what comes out of them. [2]: one for each. */
@@ -203,7 +203,7 @@ static void compare_all(fr_plan plan, int threads, const char *how)
 
 static void at_the_same_time_they_give_what_a_call_for_each_gives(void)
 {
-    for (int chunk = 2; chunk <= 7; chunk += 5) {
+    for (int chunk = 2; chunk <= 19; chunk += 17) {
         compare_all((fr_plan){1, 1, 1, chunk, 0, 0, 0, 1}, 2, "at the same time if both are awake");
         compare_all((fr_plan){1, 1, 1, chunk, 0, 0, 0, 2}, 2, "at the same time");
     }
@@ -237,6 +237,164 @@ static void a_bad_token_leaves_everything_as_it_was(void)
     forced_plan.rows = 0;
 }
 
+/* ---- two layers ---------------------------------------------------------------------------- */
+
+/* The upper one reads y of the lower; the weights of a side are those of a layer. */
+typedef struct stack {
+    fr_layer layers[2];
+    fr_seq seq;
+    fr_forward_args args[2];
+    void *x, *tokens, *weights[2], *packed[2], *reserve[2], *y[2], *state[2][4];
+    int64_t lengths[B];
+    size_t y_bytes, state_bytes;
+} stack;
+
+static stack new_stack(fr_cell cell, fr_dtype dtype, int options, int training)
+{
+    stack s = {.layers = {{cell, dtype, I, H}, {cell, dtype, H, H}}};
+    const size_t real = real_size(dtype), G = (size_t)fr_cells[cell].gates;
+    int64_t *tokens = guarded(T * B * sizeof *tokens);
+    seed(2);
+    s.seq = (fr_seq){.T = T, .B = B};
+    for (int b = 0; b < B; b++)
+        s.lengths[b] = b == 1 ? T : below(T + 1);
+    for (int i = 0; i < T * B; i++)
+        tokens[i] = below(I);
+    s.tokens = tokens;
+    s.x = guarded(T * B * I * real);
+    for (int i = 0; i < T * B * I; i++)
+        put(s.x, dtype, i, uniform());
+    s.y_bytes = T * B * H * real;
+    s.state_bytes = B * H * real;
+    for (int k = 0; k < 2; k++) {
+        const int64_t inputs = s.layers[k].input_size;
+        const size_t weights = G * H * (size_t)(inputs + H + 2);
+        const int by_token = options & TOKENS && k == 0;
+        s.weights[k] = guarded(weights * real);
+        for (size_t i = 0; i < weights; i++)
+            put(s.weights[k], dtype, (ptrdiff_t)i, uniform());
+        char *w = s.weights[k], *w_hh = w + G * H * (size_t)inputs * real, *b = w_hh + G * H * H * real;
+        const fr_weights of = {w, w_hh, b, b + G * H * real};
+        const int use = by_token ? FR_USE_TOKENS : FR_USE_DENSE;
+        s.packed[k] = guarded(fr_packed_bytes(&s.layers[k], use));
+        CHECK(fr_pack(&s.layers[k], use, s.packed[k], &of) == FR_OK, "layer %d", k);
+        s.reserve[k] = training ? guarded(fr_reserve_bytes(&s.layers[k], &s.seq)) : NULL;
+        s.y[k] = zeros(s.y_bytes);
+        for (int i = 0; i < 4; i++) {
+            s.state[k][i] = zeros(s.state_bytes);
+            for (int n = 0; n < B * H && i > 1; n++)
+                put(s.state[k][i], dtype, n, uniform());
+        }
+        fr_forward_args *a = &s.args[k];
+        a->y = (fr_array){s.y[k], B * H, H};
+        if (by_token)
+            a->tokens = (fr_tokens){tokens, B, 1};
+        else
+            a->x = k == 0 ? (fr_array){s.x, B * I, I} : s.args[0].y;
+        a->hT = s.state[k][0], a->cT = s.state[k][1];
+        a->h0 = s.state[k][2], a->c0 = s.state[k][3];
+        a->packed = s.packed[k];
+        a->reserve = s.reserve[k];
+    }
+    return s;
+}
+
+static void free_stack(stack *s)
+{
+    for (int k = 0; k < 2; k++) {
+        release(s->weights[k]), release(s->packed[k]), release(s->reserve[k]), release(s->y[k]);
+        for (int i = 0; i < 4; i++)
+            release(s->state[k][i]);
+    }
+    release(s->x), release(s->tokens);
+}
+
+static fr_status walk_two(stack *s, int options, int training)
+{
+    s->seq.lengths = options & RAGGED ? s->lengths : NULL;
+    s->seq.threads = 2;
+    s->args[0].scratch = guarded(fr_forward_two_scratch_bytes(s->layers, &s->seq, training));
+    const fr_status status = fr_forward_two(s->layers, &s->seq, s->args);
+    release(s->args[0].scratch);
+    return status;
+}
+
+static void walk_one_by_one(stack *s, int options, int training)
+{
+    s->seq.lengths = options & RAGGED ? s->lengths : NULL;
+    s->seq.threads = 1;
+    for (int k = 0; k < 2; k++) {
+        s->args[k].scratch = guarded(fr_forward_scratch_bytes(&s->layers[k], &s->seq, training));
+        CHECK(fr_forward(&s->layers[k], &s->seq, &s->args[k]) == FR_OK, "layer %d", k);
+        release(s->args[k].scratch);
+    }
+}
+
+static void a_layer_that_follows_gives_what_a_call_of_its_own_gives(void)
+{
+    static const int wishes[] = {0, RAGGED, TOKENS, TOKENS | RAGGED};
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (int i = 0; i < 4; i++)
+            for (int together = 0; together < 3; together++)
+                for (int training = 0; training < 2; training++) {
+                    const fr_dtype dtype = (fr_dtype)((cell + i) % 2);
+                    stack one_by_one = new_stack((fr_cell)cell, dtype, wishes[i], training);
+                    stack two = new_stack((fr_cell)cell, dtype, wishes[i], training);
+                    forced_plan =
+                        (fr_plan){1, 1, 1, together ? 99 : FR_FOLLOWED_STEPS, 0, 0, 0, together};
+                    CHECK(walk_two(&two, wishes[i], training) == FR_OK, "together %d", together);
+                    forced_plan = (fr_plan){1, 1, 1, FR_FOLLOWED_STEPS, 0, 0, 0, 0};
+                    walk_one_by_one(&one_by_one, wishes[i], training);
+                    for (int k = 0; k < 2; k++) {
+                        CHECK(!memcmp(two.y[k], one_by_one.y[k], two.y_bytes),
+                              "%s, options %d, together %d: y of layer %d", fr_cells[cell].name,
+                              wishes[i], together, k);
+                        for (int n = 0; n < 2; n++)
+                            CHECK(!memcmp(two.state[k][n], one_by_one.state[k][n], two.state_bytes),
+                                  "%s, options %d, together %d: state %d of layer %d",
+                                  fr_cells[cell].name, wishes[i], together, n, k);
+                    }
+                    free_stack(&one_by_one), free_stack(&two);
+                }
+    forced_plan.rows = 0;
+}
+
+static void a_layer_does_not_follow_one_that_could_not_begin(void)
+{
+    for (int together = 0; together < 3; together++) {
+        stack s = new_stack(FR_LSTM, FR_F32, TOKENS, 0);
+        forced_plan = (fr_plan){1, 1, 1, 99, 0, 0, 0, together};
+        ((int64_t *)s.tokens)[T * B - 1] = -1;
+        CHECK(walk_two(&s, TOKENS, 0) == FR_ETOKEN, "together %d", together);
+        for (int k = 0; k < 2; k++)
+            for (size_t i = 0; i < s.y_bytes; i++)
+                CHECK(!((char *)s.y[k])[i], "together %d: y of layer %d is written", together, k);
+        free_stack(&s);
+    }
+    forced_plan.rows = 0;
+}
+
+static void layers_that_do_not_fit_each_other_are_refused(void)
+{
+    const fr_seq seq = {.T = T, .B = B}, back = {.T = T, .B = B, .reverse = 1};
+    fr_forward_args args[2];
+    fr_layer layers[2] = {{FR_GRU, FR_F32, I, H}, {FR_GRU, FR_F32, H, H}};
+    memset(args, 0, sizeof args);
+    CHECK(fr_forward_two(NULL, &seq, args) == FR_EARG, "no layers");
+    CHECK(fr_forward_two(layers, &seq, NULL) == FR_EARG, "no arguments");
+    CHECK(fr_forward_two(layers, &seq, args) == FR_EARG, "no scratch");
+    CHECK(fr_forward_two(layers, &back, args) == FR_EARG, "the other direction");
+    CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) > 0, "they fit");
+    layers[1].input_size = H + 1;
+    CHECK(fr_forward_two(layers, &seq, args) == FR_EDIM, "more inputs than outputs");
+    CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) == 0, "more inputs than outputs");
+    CHECK(fr_forward_two_together(layers, &seq, 0) == 0, "more inputs than outputs");
+    layers[1] = (fr_layer){FR_GRU, FR_F64, H, H};
+    CHECK(fr_forward_two(layers, &seq, args) == FR_EARG, "float and double");
+}
+
+/* ---- arguments ------------------------------------------------------------------------------ */
+
 static void what_is_missing_is_told(void)
 {
     const fr_layer layer = {FR_LSTM, FR_F32, I, H};
@@ -269,6 +427,9 @@ int main(void)
 {
     RUN_ON_EVERY_ISA(at_the_same_time_they_give_what_a_call_for_each_gives);
     RUN_ON_EVERY_ISA(one_after_the_other_they_give_what_a_call_for_each_gives);
+    RUN_ON_EVERY_ISA(a_layer_that_follows_gives_what_a_call_of_its_own_gives);
+    RUN(a_layer_does_not_follow_one_that_could_not_begin);
+    RUN(layers_that_do_not_fit_each_other_are_refused);
     RUN(a_bad_token_leaves_everything_as_it_was);
     RUN(what_is_missing_is_told);
     RUN(sizes_that_no_memory_holds_have_no_scratch);

@@ -168,6 +168,22 @@ static void directions_are_walked_at_the_same_time_where_that_is_faster(void)
           "long calls wake the other thread");
 }
 
+/* A thread for each of two layers where a call of one alone could not use two, or they would meet often. */
+static void layers_are_walked_at_the_same_time_where_that_is_faster(void)
+{
+    const fr_layer small[2] = {{FR_LSTM, FR_F32, 65, 32}, {FR_LSTM, FR_F32, 32, 32}};
+    const fr_layer large[2] = {{FR_LSTM, FR_F32, 256, 256}, {FR_LSTM, FR_F32, 256, 256}};
+    for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_STEPS; pass += FR_PASS_STEPS - FR_PASS_FORWARD) {
+        const fr_pass passes[2] = {(fr_pass)pass, FR_PASS_FORWARD};
+        CHECK(shipped_layers_at_once(small, 50, 1, 2, 32, passes) == 1, "pass %d", pass);
+        CHECK(shipped_layers_at_once(small, 100000, 1, 2, 32, passes) == 2, "pass %d", pass);
+        CHECK(!shipped_layers_at_once(small, 50, 1, 1, 32, passes), "one thread");
+        CHECK(!shipped_layers_at_once(small, 8, 1, 2, 32, passes), "8 steps");
+        CHECK(!shipped_layers_at_once(small, 50, 0, 2, 32, passes), "no rows");
+        CHECK(!shipped_layers_at_once(large, 50, 1, 2, 32, passes), "x W is woven");
+    }
+}
+
 static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
 {
     const fr_layer layer = {FR_GRU, FR_F32, 64, 200};
@@ -259,6 +275,7 @@ int main(void)
     RUN(short_calls_wake_nobody);
     RUN(a_thread_works_ahead_of_a_single_row);
     RUN(directions_are_walked_at_the_same_time_where_that_is_faster);
+    RUN(layers_are_walked_at_the_same_time_where_that_is_faster);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);
     RUN(ragged_rows_are_dealt_out_in_turn);

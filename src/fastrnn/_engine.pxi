@@ -160,6 +160,10 @@ cdef extern from "fastrnn.h" nogil:
     size_t fr_backward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens)
     fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq,
                                const fr_backward_args *args)
+    size_t fr_forward_two_scratch_bytes(const fr_layer *layers, const fr_seq *seq, int training)
+    int fr_forward_two_together(const fr_layer *layers, const fr_seq *seq, int tokens)
+    fr_status fr_forward_two(const fr_layer *layers, const fr_seq *seq,
+                             const fr_forward_args *args)
     fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot,
                               const fr_array *out, const void *reserve)
     size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)

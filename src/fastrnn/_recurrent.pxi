@@ -276,13 +276,15 @@ cdef class Engine:
 
         Returns ``(y, state)``, or ``(y, state, tape)`` if `keep`; with `trace`, the tape has one.
         `mask` is (p, key, call) of the dropout between layers, or None."""
-        cdef int64_t T, B, layer, index
-        cdef int d, use
+        cdef int64_t T, B, layer = 0, index
+        cdef int d, k, use, together
         cdef Cell cell
         cdef Packed packed
         cdef Block scratch, reserve
         cdef fr_seq seq
-        cdef fr_forward_args a[2]  # of each direction
+        cdef fr_layer layers[2]
+        cdef fr_forward_args a[2]  # of each direction, or of two layers
+        cdef fr_forward_args *f
         cdef fr_status status
         cdef Tape tape = None
         cdef cnp.ndarray xa, ya, y
@@ -312,60 +314,72 @@ cdef class Engine:
             tape.reserves, tape.packed, tape.cells = [], [], self.cells
         seq = _sequence(T, B, lengths, reset)
         cdef size_t state_bytes = <size_t> (B * self.hidden_size) * self.real
-        for layer in range(self.L):
-            y = self._new(B if self.batch_first else T, T if self.batch_first else B,
-                          self.D * self.hidden_size, lengths is not None)
-            ya, xa = y, x
-            cell = self.cells[layer * self.D]
-            if keep:
-                use = fr_training_use(&cell.layer, &seq, tokens, not tokens)
-            else:
-                use = FR_USE_TOKENS if tokens else FR_USE_DENSE
-            if self.D == 2:
-                _pack_both(cell, self.cells[layer * self.D + 1], &seq, use, self.stamp)
-            scratch = Block(cell.need((TRAINING if keep else INFERENCE) + (BOTH if self.D == 2 else 0), &seq))
-            for d in range(self.D):
-                index = layer * self.D + d
-                cell = self.cells[index]
-                packed = cell.pack(use, self.stamp)
-                memset(&a[d], 0, sizeof(fr_forward_args))
+        while layer < self.L:
+            # Two layers of one direction with nothing between them, both directions of a layer, or one.
+            together = 2 if self.D == 1 and mask is None and layer + 1 < self.L else 1
+            for k in range(together):
+                y = self._new(B if self.batch_first else T, T if self.batch_first else B,
+                              self.D * self.hidden_size, lengths is not None)
+                ya, xa = y, x
+                cell = self.cells[layer * self.D]
+                layers[k] = cell.layer
                 if keep:
-                    reserve = Block(cell.need(RESERVE, &seq))
-                    a[d].reserve = reserve.p
-                    tape.reserves.append(reserve)
-                    tape.packed.append(packed)
-                a[d].scratch, a[d].packed = scratch.p, packed.block.p
-                a[d].y = self._place(ya, d * self.hidden_size)
-                if tokens:
-                    a[d].tokens = self._place_tokens(xa)
+                    use = fr_training_use(&cell.layer, &seq, tokens, not tokens)
                 else:
-                    a[d].x = self._place(xa, 0)
-                a[d].hT = <char *> _data(hT) + index * state_bytes
-                if h0 is not None:
-                    a[d].h0 = <char *> _data(h0) + index * state_bytes
-                if self.has_c:
-                    a[d].cT = <char *> _data(cT) + index * state_bytes
-                    if c0 is not None:
-                        a[d].c0 = <char *> _data(c0) + index * state_bytes
-            if self.D == 2:
-                with nogil:
-                    status = fr_forward_both(&cell.layer, &seq, a)
-            elif cell.is_brief(T, B):
-                status = fr_forward(&cell.layer, &seq, a)
+                    use = FR_USE_TOKENS if tokens else FR_USE_DENSE
+                if self.D == 2:
+                    _pack_both(cell, self.cells[layer * self.D + 1], &seq, use, self.stamp)
+                for d in range(self.D):
+                    index = layer * self.D + d
+                    cell, f = self.cells[index], &a[k + d]
+                    packed = cell.pack(use, self.stamp)
+                    memset(f, 0, sizeof(fr_forward_args))
+                    if keep:
+                        reserve = Block(cell.need(RESERVE, &seq))
+                        f.reserve = reserve.p
+                        tape.reserves.append(reserve)
+                        tape.packed.append(packed)
+                    f.packed = packed.block.p
+                    f.y = self._place(ya, d * self.hidden_size)
+                    if tokens:
+                        f.tokens = self._place_tokens(xa)
+                    else:
+                        f.x = self._place(xa, 0)
+                    f.hT = <char *> _data(hT) + index * state_bytes
+                    if h0 is not None:
+                        f.h0 = <char *> _data(h0) + index * state_bytes
+                    if self.has_c:
+                        f.cT = <char *> _data(cT) + index * state_bytes
+                        if c0 is not None:
+                            f.c0 = <char *> _data(c0) + index * state_bytes
+                if keep:
+                    tape.inputs.append(x)
+                    tape.outputs.append(y)
+                x, tokens = y, False
+                layer += 1
+            if together == 2:
+                scratch = Block(fr_forward_two_scratch_bytes(layers, &seq, keep))
+            else:
+                scratch = Block(cell.need((TRAINING if keep else INFERENCE) + (BOTH if self.D == 2 else 0), &seq))
+            a[0].scratch = a[1].scratch = scratch.p
+            if together == 1 and self.D == 1 and cell.is_brief(T, B):
+                status = fr_forward(layers, &seq, a)
             else:
                 with nogil:
-                    status = fr_forward(&cell.layer, &seq, a)
+                    if together == 2:
+                        status = fr_forward_two(layers, &seq, a)
+                    elif self.D == 2:
+                        status = fr_forward_both(layers, &seq, a)
+                    else:
+                        status = fr_forward(layers, &seq, a)
             if status == FR_ETOKEN:
                 self._token_error(given, lengths)
             _check_status("forward", status)
-            if keep:
-                # The tape reads y again; a silent change would be a silently wrong gradient.
+            if mask is not None and layer < self.L:
+                x = dropout(y, *mask, layer - 1)  # (F3)
+        if keep:  # the tape reads each y again; a silent change would be a silently wrong gradient
+            for y in tape.outputs:
                 cnp.PyArray_CLEARFLAGS(y, cnp.NPY_ARRAY_WRITEABLE)
-                tape.inputs.append(x)
-                tape.outputs.append(y)
-            x, tokens = y, False
-            if mask is not None and layer < self.L - 1:
-                x = dropout(y, *mask, layer)  # (F3)
         final = (hT, cT) if self.has_c else hT
         if trace:
             tape.seen = tape.read_trace()
@@ -389,18 +403,26 @@ cdef class Engine:
         return a
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
-        """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered
-        and, of both directions, together; and whether it is brief."""
+        """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered;
+        whether it is brief; and whether both directions, or two layers, have a thread each (together)."""
         cdef fr_plan p
         cdef fr_seq seq
+        cdef fr_layer layers[2]
         cdef Cell cell = self.cells[0]
+        cdef bint together
         memset(&seq, 0, sizeof(seq))
         seq.T, seq.B = T, B
         status = fr_plan_describe(&p, &cell.layer, &seq, backward)
         _check_status("plan", status)
+        together = p.together and self.D == 2
+        if self.D == 1 and self.L > 1 and not backward:
+            layers[0] = cell.layer
+            cell = self.cells[1]
+            layers[1] = cell.layer
+            together = fr_forward_two_together(layers, &seq, False)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
                 "ahead": bool(p.ahead), "offered": bool(p.offered), "brief": cell.is_brief(T, B),
-                "together": bool(p.together)}
+                "together": together}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):

@@ -14,6 +14,7 @@ from libc.math cimport isfinite, sqrt
 
 cdef struct StepStage:
     int directions  # of a recurrent layer; 0: an affine map
+    bint leads  # the first of two layers of a stack that goes one way
     fr_layer layer
     fr_seq seq
     int use
@@ -63,19 +64,38 @@ cdef double _squared_error(fr_dtype dtype, void *dy, const void *y, const void *
     return total
 
 
+cdef fr_status _forward_two(StepStage *s) noexcept nogil:
+    """Two layers of a stack with nothing between them, as `Engine.run` takes them."""
+    cdef fr_layer layers[2]
+    cdef fr_forward_args args[2]
+    cdef fr_status status
+    cdef int k
+    for k in range(2):
+        layers[k], args[k] = s[k].layer, s[k].forward[0]
+        status = fr_pack(&layers[k], s[k].use, s[k].packed[0], s[k].weights)
+        if status != FR_OK:
+            return status
+    return fr_forward_two(layers, &s.seq, args)
+
+
 cdef fr_status _step_forward(StepStage *stage, int count) noexcept nogil:
     cdef fr_status status
     cdef StepStage *s
-    cdef int i
+    cdef int i = -1
     cdef int64_t n
-    for i in range(count):
+    while i + 1 < count:
+        i += 1
         s = &stage[i]
         if not s.directions:
             status = fr_gemm(&s.y)
             if status != FR_OK:
                 return status
             continue
-        if s.directions == 2:
+        if s.leads and s.given == s.out:
+            status = _forward_two(s)
+            i += 1
+            s = &stage[i]
+        elif s.directions == 2:
             status = fr_pack_both(&s.layer, &s.seq, s.use, s.packed, s.weights)
             if status == FR_OK:
                 status = fr_forward_both(&s.layer, &s.seq, s.forward)
@@ -238,6 +258,7 @@ cdef class Step:
         cdef StepStage *s = NULL
         cdef size_t scratch_bytes = 0
         cdef void *scratch
+        cdef fr_layer pair[2]
         cdef int i = 0, d, layer, k, recurrent = -1
         cdef int64_t rows = first * second
         self.first = -1  # until all of it is there
@@ -264,9 +285,13 @@ cdef class Step:
                 s = &self.stage[i]
                 cell = e.cells[layer * e.D]
                 s.directions, s.rows, s.width, s.layer = e.D, rows, e.D * e.hidden_size, cell.layer
+                s.leads = e.D == 1 and layer % 2 == 0 and layer + 1 < e.L
                 scratch_bytes = max(scratch_bytes, self.lay_out_layer(
                     s, second if e.batch_first else first, first if e.batch_first else second,
                     tokens and i == 0, i > 0))
+                if layer % 2 == 1 and e.D == 1:
+                    pair[0], pair[1] = self.stage[i - 1].layer, s.layer
+                    scratch_bytes = max(scratch_bytes, fr_forward_two_scratch_bytes(pair, &s.seq, True))
                 s.given = s.out = self.take_rows(s)
                 i += 1
             if self.last and k == recurrent:

@@ -326,6 +326,46 @@ def test_directions_with_a_thread_each_know_lengths_resets_and_clipped_steps(cel
         assert identical(step(), expected)
 
 
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("tokens", [False, True], ids=["x", "tokens"])
+@each_cell
+def test_a_layer_that_follows_another_agrees_with_one_that_waits_for_it(cell, tokens, layers):
+    T, B, I, H = WALKED_TOGETHER["one row"]
+    layer = build(cell, I, H, num_layers=layers)
+    given = inputs(layer, T, B, tokens=tokens)
+    with threads(1):
+        expected = train(layer, *given)
+    with threads(2):
+        assert layer._engine.plan(T, B)["together"]
+        following = train(layer, *given)
+        assert near(following, expected)
+        assert identical(layer(*given[:2]), following[: 3 if cell == "lstm" else 2])
+        time.sleep(0.02)  # the other thread sleeps
+        assert identical(train(layer, *given), following)
+
+
+def test_layers_with_dropout_between_them_are_walked_one_after_the_other():
+    T, B, I, H = WALKED_TOGETHER["one row"]
+    results = []
+    for n in (1, 2):
+        layer = build("gru", I, H, num_layers=2, dropout=0.5)  # with the masks of its seed
+        with threads(n):
+            results.append(train(layer, *inputs(layer, T, B)))
+    assert near(*results)
+
+
+def test_a_step_of_a_whole_model_lets_layers_follow_as_they_do_by_themselves():
+    T, B, I, H = WALKED_TOGETHER["one row"]
+    model = fr.Sequential(build("lstm", I, H, num_layers=3), fr.Linear(H, 3, seed=1))
+    x = inputs(model.layers[0], T, B)[0]
+    targets = np.random.default_rng(3).integers(0, 3, (T, B))
+    step = fr.TrainStep(model, fr.optim.SGD(model, 0.0))
+    with threads(2):
+        assert model.layers[0]._engine.plan(T, B)["together"]
+        _, state = step.gradients(x, targets)
+        assert identical((step.output, state[0]), (model(x)[0], model.layers[0](x)[1]))
+
+
 def test_a_step_of_a_whole_model_walks_directions_as_its_layers_do():
     T, B, I, H = WALKED_TOGETHER["one row"]
     model = fr.Sequential(build("lstm", I, H, **STACK), fr.Linear(2 * H, 3, seed=1))
