@@ -103,8 +103,7 @@ fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *
 {
     fr_plan plan;
     const int tokens = use & FR_USE_TOKENS && !(use & FR_USE_DENSE);
-    fr_status status =
-        packed && weights ? fr_plan_of_call(&plan, layer, seq, 0, tokens) : FR_EARG;
+    fr_status status = packed && weights ? fr_plan_of_call(&plan, layer, seq, 0, tokens) : FR_EARG;
     if (status != FR_OK)
         return status;
     both_calls calls = directions_of(layer, seq, 1);
@@ -201,7 +200,8 @@ size_t fr_forward_two_scratch_bytes(const fr_layer layers[2], const fr_seq *seq,
         return 0;
     if (!layers_at_once(layers, seq, 0) && !layers_at_once(layers, seq, 1))
         return most;
-    const size_t parts = forward_part(&layers[0], seq, training) + forward_part(&layers[1], seq, training);
+    const size_t parts =
+        forward_part(&layers[0], seq, training) + forward_part(&layers[1], seq, training);
     return parts > most ? parts : most;
 }
 
@@ -210,8 +210,7 @@ int fr_forward_two_together(const fr_layer layers[2], const fr_seq *seq, int tok
     return check_layers(layers, seq) == FR_OK ? layers_at_once(layers, seq, tokens) : 0;
 }
 
-fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq,
-                         const fr_forward_args args[2])
+fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq, const fr_forward_args args[2])
 {
     const fr_status status = check_layers(layers, seq);
     if (status != FR_OK)
@@ -221,9 +220,8 @@ fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq,
     const int together = layers_at_once(layers, seq, !args[0].x.p && args[0].tokens.p);
     fr_place steps[1] = {{0}};
     fr_forward_args own[2] = {args[0], args[1]};
-    both_calls calls = {.layer = {&layers[0], &layers[1]},
-                        .seq = {*seq, *seq},
-                        .forward = {&own[0], &own[1]}};
+    both_calls calls = {
+        .layer = {&layers[0], &layers[1]}, .seq = {*seq, *seq}, .forward = {&own[0], &own[1]}};
     own[1].scratch = own[0].scratch;
     if (!together)
         return run_in_turn(&calls);

@@ -182,7 +182,8 @@ void fr_flush_restore(unsigned long saved);
 #define FR_MC 72        /* columns of dG transposed at a time */
 #define FR_MOST_ALONE 8 /* threads whose work one of them does alone where the others sleep */
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
-#define FR_FOLLOWED_STEPS 8 /* two layers that are walked at the same time take so many at a time: both.c */
+#define FR_FOLLOWED_STEPS                                                                          \
+    8 /* two layers that are walked at the same time take so many at a time: both.c */
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
 

@@ -222,7 +222,7 @@ typedef struct known_plan {
 enum { KNOWN_PLANS = 16 };
 
 static const costed_plan *known_or_made(const fr_layer *layer, int64_t T, int64_t B, int threads,
-                                       int panel, fr_pass pass)
+                                        int panel, fr_pass pass)
 {
     static FR_THREAD_LOCAL known_plan known[KNOWN_PLANS];
     const uint64_t place = (uint64_t)layer->input_size + 3 * (uint64_t)layer->hidden_size +
@@ -257,15 +257,15 @@ int fr_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int thread
         return 0;
     for (int i = 0; i < 2; i++) {
         const costed_plan plan = *known_or_made(&layers[i], T, B, threads, panel, passes[i]);
-        const double bytes = (double)fr_cells[layers[i].cell].gates * (double)layers[i].hidden_size *
-                             (double)layers[i].hidden_size * (layers[i].dtype == FR_F64 ? 8 : 4);
+        const double bytes = (double)fr_cells[layers[i].cell].gates *
+                             (double)layers[i].hidden_size * (double)layers[i].hidden_size *
+                             (layers[i].dtype == FR_F64 ? 8 : 4);
         if (plan.plan.takes_over || bytes > FOLLOWED_BYTES)
             return 0;
         one_by_one += plan.cycles;
         longest = longest > plan.alone ? longest : plan.alone;
     }
-    const double at_once =
-        longest * (1 + (double)FR_FOLLOWED_STEPS / (double)T) + 2 * TEAM_CYCLES;
+    const double at_once = longest * (1 + (double)FR_FOLLOWED_STEPS / (double)T) + 2 * TEAM_CYCLES;
     return at_once >= one_by_one ? 0 : longest < WAKING_CYCLES ? 1 : 2;
 }
 

@@ -195,7 +195,8 @@ fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *
 size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training);
 fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_forward_args args[2]);
 size_t fr_backward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);
-fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_backward_args args[2]);
+fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq,
+                           const fr_backward_args args[2]);
 
 /* Two layers of one stack, of which the second reads what the first writes (args[1].x is args[0].y), as one
  * call. Where that is faster the second follows the first by a few steps, on one thread each; or else they are

@@ -93,8 +93,7 @@ FR_NOINLINE int NAME(weaves_xw)(const fr_call *call, const fr_part *part)
 {
     const int64_t T = call->rows.T, kept = T < 2 * FR_WEAVE_STEPS ? T : 2 * FR_WEAVE_STEPS;
     return NAME(may_weave)(call, part) && call->x.p && !call->plan.ahead && !call->claims &&
-           !call->follows &&
-           call->plan.chunk >= kept;
+           !call->follows && call->plan.chunk >= kept;
 }
 
 /* dx, backward: the same for all threads, whose shares of dx do not depend on their panels of h. */

@@ -109,7 +109,8 @@ static void arguments(sides *s, fr_forward_args f[2], fr_backward_args b[2])
         b[d].dy = array_of(s, s->dy, 2 * H, d * H);
         b[d].dhT = s->state[d][2], b[d].dcT = s->state[d][3];
         b[d].dh0 = s->out[d][2], b[d].dc0 = s->out[d][3];
-        b[d].grads = (fr_weight_grads){s->grads[d][0], s->grads[d][1], s->grads[d][2], s->grads[d][3]};
+        b[d].grads =
+            (fr_weight_grads){s->grads[d][0], s->grads[d][1], s->grads[d][2], s->grads[d][3]};
         if (!(s->options & NO_DX))
             b[d].dx = array_of(s, s->dx, I, 0);
         b[d].dx_add = (s->options & ADD_DX) != 0;
@@ -134,7 +135,8 @@ static void solve(sides *s, int both, int threads)
     if (both) {
         fr_weights w[2];
         for (int d = 0; d < 2; d++)
-            w[d] = (fr_weights){s->weights[d][0], s->weights[d][1], s->weights[d][2], s->weights[d][3]};
+            w[d] = (fr_weights){s->weights[d][0], s->weights[d][1], s->weights[d][2],
+                                s->weights[d][3]};
         status = fr_pack_both(&s->layer, &s->seq, use, s->packed, w);
         f[0].scratch = guarded(fr_forward_both_scratch_bytes(&s->layer, &s->seq, 1));
         b[0].scratch = guarded(fr_backward_both_scratch_bytes(&s->layer, &s->seq, tokens));
@@ -145,7 +147,8 @@ static void solve(sides *s, int both, int threads)
         release(f[0].scratch), release(b[0].scratch);
     }
     for (int d = 0; d < 2 && !both && status == FR_OK; d++) {
-        const fr_weights w = {s->weights[d][0], s->weights[d][1], s->weights[d][2], s->weights[d][3]};
+        const fr_weights w = {s->weights[d][0], s->weights[d][1], s->weights[d][2],
+                              s->weights[d][3]};
         s->seq.reverse = d;
         b[d].dx_add |= d;
         f[d].scratch = guarded(fr_forward_scratch_bytes(&s->layer, &s->seq, 1));
@@ -273,7 +276,8 @@ static stack new_stack(fr_cell cell, fr_dtype dtype, int options, int training)
         s.weights[k] = guarded(weights * real);
         for (size_t i = 0; i < weights; i++)
             put(s.weights[k], dtype, (ptrdiff_t)i, uniform());
-        char *w = s.weights[k], *w_hh = w + G * H * (size_t)inputs * real, *b = w_hh + G * H * H * real;
+        char *w = s.weights[k], *w_hh = w + G * H * (size_t)inputs * real,
+             *b = w_hh + G * H * H * real;
         const fr_weights of = {w, w_hh, b, b + G * H * real};
         const int use = by_token ? FR_USE_TOKENS : FR_USE_DENSE;
         s.packed[k] = guarded(fr_packed_bytes(&s.layers[k], use));

@@ -173,7 +173,8 @@ static void layers_are_walked_at_the_same_time_where_that_is_faster(void)
 {
     const fr_layer small[2] = {{FR_LSTM, FR_F32, 65, 32}, {FR_LSTM, FR_F32, 32, 32}};
     const fr_layer large[2] = {{FR_LSTM, FR_F32, 256, 256}, {FR_LSTM, FR_F32, 256, 256}};
-    for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_STEPS; pass += FR_PASS_STEPS - FR_PASS_FORWARD) {
+    for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_STEPS;
+         pass += FR_PASS_STEPS - FR_PASS_FORWARD) {
         const fr_pass passes[2] = {(fr_pass)pass, FR_PASS_FORWARD};
         CHECK(shipped_layers_at_once(small, 50, 1, 2, 32, passes) == 1, "pass %d", pass);
         CHECK(shipped_layers_at_once(small, 100000, 1, 2, 32, passes) == 2, "pass %d", pass);
