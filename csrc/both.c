@@ -63,10 +63,15 @@ static void job(void *arg, int tid)
 static fr_status run_at_once(both_calls *calls, int together)
 {
     fr_status status = FR_OK;
+    const int blas = fr_blas_serial() != 0;
+    if (blas) /* here already: who sets its threads must be who puts them back */
+        fr_blas_enter();
     if (together == 1)
         fr_team_offer(2, job, calls, sizeof *calls, &calls->alone);
     else
         status = fr_team_run(2, job, calls, sizeof *calls);
+    if (blas)
+        fr_blas_leave();
     for (int i = 0; i < 2 && status == FR_OK; i++)
         status = calls->status[i];
     return status;
@@ -143,7 +148,7 @@ size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, i
 fr_status fr_forward_both(const fr_layer *layer, const fr_seq *seq, const fr_forward_args args[2])
 {
     fr_plan plan;
-    if (!args || !args[0].scratch)
+    if (!args || !args[0].scratch || !args[0].reserve != !args[1].reserve)
         return FR_EARG;
     const int tokens = !args[0].x.p && args[0].tokens.p;
     fr_status status = fr_plan_of_call(&plan, layer, seq, 0, tokens);
@@ -215,7 +220,7 @@ fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq, const fr_f
     const fr_status status = check_layers(layers, seq);
     if (status != FR_OK)
         return status;
-    if (!args || !args[0].scratch)
+    if (!args || !args[0].scratch || !args[0].reserve != !args[1].reserve)
         return FR_EARG;
     const int together = layers_at_once(layers, seq, !args[0].x.p && args[0].tokens.p);
     fr_place steps[1] = {{0}};

@@ -203,7 +203,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
      * must still come from the second-level cache. */
     const double at_once =
         alone + 2 * TEAM_CYCLES + (backward ? TEAM_CYCLES + near_lines * CROSSING_CYCLES : 0);
-    const int stays_near = B > 1 || row_bytes * layer->hidden_size < L2_BYTES;
+    const int stays_near = B > 1 || (double)row_bytes * (double)layer->hidden_size < L2_BYTES;
     if (threads > 1 && B > 0 && stays_near && !best.takes_over && at_once < 2 * least)
         best.together = alone < WAKING_CYCLES ? 1 : 2;
     return (costed_plan){best, least, alone};

@@ -413,6 +413,9 @@ static void what_is_missing_is_told(void)
     CHECK(fr_backward_both(&layer, &seq, b) == FR_EARG, "no scratch");
     CHECK(fr_pack_both(&layer, &seq, FR_USE_DENSE, NULL, NULL) == FR_EARG, "nothing to pack");
     f[0].scratch = b[0].scratch = f;
+    f[1].reserve = f;
+    CHECK(fr_forward_both(&layer, &seq, f) == FR_EARG, "a reserve for one of them");
+    f[1].reserve = NULL;
     CHECK(fr_forward_both(&layer, &bad, f) == FR_EDIM, "T = -1");
     CHECK(fr_backward_both(&layer, &bad, b) == FR_EDIM, "T = -1");
     CHECK(fr_forward_both(NULL, &seq, f) == FR_EARG, "no layer");

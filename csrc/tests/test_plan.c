@@ -7,7 +7,7 @@
 #include "problem.h"
 #include "seams.h"
 
-static const int64_t sizes_T[] = {0, 1, 2, 50, 1000}, sizes_B[] = {0, 1, 2, 3, 7, 64, 500, 0};
+static const int64_t sizes_T[] = {0, 1, 2, 50, 1000}, sizes_B[] = {0, 1, 2, 3, 7, 64, 500};
 static const int64_t sizes_I[] = {1, 65, 1024}, sizes_H[] = {1, 8, 33, 256, 1000};
 static const int panels[] = {4, 8, 16, 32};
 

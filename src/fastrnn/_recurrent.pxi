@@ -84,11 +84,17 @@ cdef class Cell:
         return p is not None and p.stamp == stamp and p.blas == _blas_serial and \
             (p.use | FR_USE_ALONE) & use == use  # it says only who should pack
 
-    cdef Packed to_pack(self, int use, uint64_t stamp):
-        """Memory for packed weights, which are still to be made, and kept."""
+    cdef int use_to_pack(self, int use, uint64_t stamp) noexcept:
+        """`use`, and what the packed weights at hand are used for if they are still good."""
         cdef Packed p = self.packed
         if p is not None and p.stamp == stamp and p.blas == _blas_serial:
             use |= p.use & ~FR_USE_ALONE  # who packs is this call's own affair
+        return use
+
+    cdef Packed to_pack(self, int use, uint64_t stamp):
+        """Memory for packed weights, which are still to be made, and kept."""
+        cdef Packed p
+        use = self.use_to_pack(use, stamp)
         # Unless a tape still needs it, the old block is taken again: it is in the cache.
         self.packed = p = None
         p = Packed()
@@ -119,15 +125,12 @@ cdef int _pack_both(Cell first, Cell second, const fr_seq *seq, int use, uint64_
     cdef void *blocks[2]
     cdef fr_weights weights[2]
     cdef fr_status status
-    if first.has_packed(use, stamp) or second.has_packed(use, stamp):
+    if first.has_packed(use, stamp) or second.has_packed(use, stamp) or \
+            first.use_to_pack(use, stamp) != second.use_to_pack(use, stamp):  # used in other ways, too
         first.pack(use, stamp)
         second.pack(use, stamp)
         return 0
     p, q = first.to_pack(use, stamp), second.to_pack(use, stamp)
-    if p.use != q.use:  # one direction has been used in other ways, too
-        first.pack(use, stamp)
-        second.pack(use, stamp)
-        return 0
     blocks[0], blocks[1] = p.block.p, q.block.p
     weights[0], weights[1] = first.weights, second.weights
     with nogil:
@@ -317,10 +320,12 @@ cdef class Engine:
         while layer < self.L:
             # Two layers of one direction with nothing between them, both directions of a layer, or one.
             together = 2 if self.D == 1 and mask is None and layer + 1 < self.L else 1
+            held = []  # what the pointers in `a` point into, until the call is over
             for k in range(together):
                 y = self._new(B if self.batch_first else T, T if self.batch_first else B,
                               self.D * self.hidden_size, lengths is not None)
                 ya, xa = y, x
+                held += (x, y)
                 cell = self.cells[layer * self.D]
                 layers[k] = cell.layer
                 if keep:
@@ -333,6 +338,7 @@ cdef class Engine:
                     index = layer * self.D + d
                     cell, f = self.cells[index], &a[k + d]
                     packed = cell.pack(use, self.stamp)
+                    held.append(packed)
                     memset(f, 0, sizeof(fr_forward_args))
                     if keep:
                         reserve = Block(cell.need(RESERVE, &seq))
@@ -408,7 +414,7 @@ cdef class Engine:
         cdef fr_plan p
         cdef fr_seq seq
         cdef fr_layer layers[2]
-        cdef Cell cell = self.cells[0]
+        cdef Cell cell = self.cells[0], upper
         cdef bint together
         memset(&seq, 0, sizeof(seq))
         seq.T, seq.B = T, B
@@ -416,13 +422,12 @@ cdef class Engine:
         _check_status("plan", status)
         together = p.together and self.D == 2
         if self.D == 1 and self.L > 1 and not backward:
-            layers[0] = cell.layer
-            cell = self.cells[1]
-            layers[1] = cell.layer
+            upper = self.cells[1]
+            layers[0], layers[1] = cell.layer, upper.layer
             together = fr_forward_two_together(layers, &seq, False)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
-                "ahead": bool(p.ahead), "offered": bool(p.offered), "brief": cell.is_brief(T, B),
-                "together": together}
+                "ahead": bool(p.ahead), "offered": bool(p.offered),
+                "brief": self.D == 1 and cell.is_brief(T, B), "together": together}
 
 
 def _check_lengths(lengths, int64_t T, int64_t B):

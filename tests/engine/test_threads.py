@@ -65,8 +65,9 @@ def test_one_layer_serves_several_python_threads(cell, count):
 
 
 @on_threads
-def test_one_layer_serves_floats_and_tokens_inference_and_training_at_once(count):
-    layer = build("lstm", I, H)
+@pytest.mark.parametrize("depth", [{}, {"bidirectional": True}, {"num_layers": 2}], ids=str)
+def test_one_layer_serves_floats_and_tokens_inference_and_training_at_once(depth, count):
+    layer = build("lstm", I, H, **depth)
     x, state, *_ = inputs(layer, T, B)
     ids, *_ = inputs(layer, T, B, tokens=True)
     with threads(count):
@@ -342,6 +343,20 @@ def test_a_layer_that_follows_another_agrees_with_one_that_waits_for_it(cell, to
         assert identical(layer(*given[:2]), following[: 3 if cell == "lstm" else 2])
         time.sleep(0.02)  # the other thread sleeps
         assert identical(train(layer, *given), following)
+
+
+@pytest.mark.parametrize("layers", [2, 4, 5])
+@on_threads
+def test_inference_of_a_deep_stack_reads_no_array_that_is_gone(layers, count):
+    layer = build("gru", 8, 48, num_layers=layers)  # a y of 100 KB, as large as packed weights
+    x, *_ = inputs(layer, 26, 20)
+    ids = inputs(layer, 26, 20, tokens=True)[0]
+    with threads(count):
+        expected = layer.forward(x)[:2], layer.forward(ids)[:2]  # here the tape keeps all of them
+        for _ in range(3):
+            assert identical(layer(x.tolist()), expected[0])
+            assert identical(layer(np.asfortranarray(x)), expected[0])
+            assert identical(layer(ids.astype(np.int32)), expected[1])
 
 
 def test_layers_with_dropout_between_them_are_walked_one_after_the_other():
