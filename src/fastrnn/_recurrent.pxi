@@ -284,6 +284,9 @@ cdef class Engine:
         cdef Cell cell
         cdef Packed packed
         cdef Block scratch, reserve
+        # The pointers in `a` point into what the others hold when a second layer or direction has theirs.
+        cdef Packed first_packed
+        cdef cnp.ndarray first_x
         cdef fr_seq seq
         cdef fr_layer layers[2]
         cdef fr_forward_args a[2]  # of each direction, or of two layers
@@ -320,12 +323,12 @@ cdef class Engine:
         while layer < self.L:
             # Two layers of one direction with nothing between them, both directions of a layer, or one.
             together = 2 if self.D == 1 and mask is None and layer + 1 < self.L else 1
-            held = []  # what the pointers in `a` point into, until the call is over
             for k in range(together):
                 y = self._new(B if self.batch_first else T, T if self.batch_first else B,
                               self.D * self.hidden_size, lengths is not None)
                 ya, xa = y, x
-                held += (x, y)
+                if k == 0:
+                    first_x = xa
                 cell = self.cells[layer * self.D]
                 layers[k] = cell.layer
                 if keep:
@@ -338,7 +341,8 @@ cdef class Engine:
                     index = layer * self.D + d
                     cell, f = self.cells[index], &a[k + d]
                     packed = cell.pack(use, self.stamp)
-                    held.append(packed)
+                    if k + d == 0:
+                        first_packed = packed
                     memset(f, 0, sizeof(fr_forward_args))
                     if keep:
                         reserve = Block(cell.need(RESERVE, &seq))
