@@ -173,12 +173,7 @@ static int layers_at_once(const fr_layer layers[2], const fr_seq *seq, int token
 {
     const fr_pass passes[2] = {fr_pass_of_call(0, tokens), fr_pass_of_call(0, 0)};
     const int nr = fr_current_kernels()->typed[layers[0].dtype].nr;
-    int64_t T = seq->lengths ? 0 : seq->T;
-    for (int64_t b = 0; seq->lengths && b < seq->B; b++)
-        if (seq->lengths[b] > T)
-            T = seq->lengths[b];
-    return fr_layers_at_once(layers, T, seq->B, seq->threads ? seq->threads : fr_get_num_threads(),
-                             nr, passes);
+    return fr_layers_at_once(layers, fr_longest(seq), seq->B, fr_threads_of_call(seq), nr, passes);
 }
 
 static fr_status check_layers(const fr_layer layers[2], const fr_seq *seq)

@@ -122,7 +122,7 @@ static fr_status check_layer(const fr_layer *layer)
     return FR_OK;
 }
 
-static int threads_of(const fr_seq *seq)
+int fr_threads_of_call(const fr_seq *seq)
 {
     return seq->threads ? seq->threads : fr_get_num_threads();
 }
@@ -232,7 +232,7 @@ static fr_status check_packed(const fr_layer *layer, const void *packed, int use
 
 /* ---- the rows of a ragged batch ----------------------------------------------------------- */
 
-static int64_t longest(const fr_seq *seq)
+int64_t fr_longest(const fr_seq *seq)
 {
     int64_t T = seq->lengths ? 0 : seq->T;
     if (seq->lengths)
@@ -313,7 +313,7 @@ fr_pass fr_pass_of_call(int backward, int tokens)
 
 static fr_plan plan_of(const fr_layer *layer, const fr_seq *seq, int backward, int tokens)
 {
-    return fr_make_plan(layer, longest(seq), seq->B, threads_of(seq), typed(layer)->nr,
+    return fr_make_plan(layer, fr_longest(seq), seq->B, fr_threads_of_call(seq), typed(layer)->nr,
                         fr_pass_of_call(backward, tokens));
 }
 
@@ -332,7 +332,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->xw_row = (int64_t)row_elements(layer, cell->gates);
     call->reserve_row = (int64_t)row_elements(layer, cell->slots);
     call->dg_row = (int64_t)row_elements(layer, cell->dslots);
-    call->rows.T = longest(seq);
+    call->rows.T = fr_longest(seq);
     call->rows.B = seq->B;
     call->rows.reverse = seq->reverse != 0;
     call->rows.reset = seq->reset;
@@ -423,7 +423,7 @@ size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq)
 
 static int is_few(const fr_layer *layer, const fr_seq *seq)
 {
-    return fr_is_few(layer, longest(seq), total_rows(seq));
+    return fr_is_few(layer, fr_longest(seq), total_rows(seq));
 }
 
 /* Few rows go back by the weights that forward has read; dx by those of x, also where tokens came in

@@ -343,6 +343,8 @@ fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, i
 fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward,
                           int tokens);
 fr_pass fr_pass_of_call(int backward, int tokens);
+int fr_threads_of_call(const fr_seq *seq);
+int64_t fr_longest(const fr_seq *seq); /* steps of its longest row */
 /* fr_forward of a layer that leads another, or follows one: see fr_call. */
 fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args,
                             fr_place *leads, fr_place *follows);
