@@ -1,4 +1,4 @@
-"""The lecture's echo model as a whole program, fastrnn against PyTorch: from nothing to all right.
+"""The echo model as a whole program, fastrnn against PyTorch: from nothing to all right.
 
 What it is: LSTM of 25 units over 5 steps of 10 numbers, Linear, softmax, Adam, one sequence a step;
 the third number has to come back. Each program starts Python, imports its library, trains until

@@ -14,7 +14,7 @@ The least time is the largest of three, each of which could be alone:
 
 Several threads may share the units of a step (they wait for each other in every step, and each
 reads its own part of the weights), share the rows of a batch (no waiting, all read all the
-weights), or be left unused: the plan with the least time counts.
+weights), take a direction each, or be left unused: the plan with the least time counts.
 """
 
 import json

@@ -1,10 +1,10 @@
 """Timing shared by the benchmarks: interleaved medians, the machine's description, result files.
 
 What it is: the one place that knows how a time is taken and how it is written down.
-What it is not: a benchmark; those are ``run.py``, ``min_char_rnn.py`` and ``torch_shakespeare.py``.
+What it is not: a benchmark; those are ``run.py``, ``peers.py``, ``echo.py`` and their like.
 
 Machines are shared and their clocks drift, so contenders are never timed one after the other:
-they alternate, A B A B ..., in one process, and the median of each side is compared. Between two
+they alternate, A B A B ..., and the median of each side is compared. Between two
 sides there is a short pause, because OpenBLAS's threads (and ours) spin for a while after a call
 and would steal a core from whoever runs next.
 """

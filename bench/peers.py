@@ -1,12 +1,12 @@
 """fastrnn against its peers: the same work, the same weights, the same run (``make bench-peers``).
 
-What it is: a process for each contender and number of threads, each in an environment of its own,
-which is made on the first run (bench/.envs). A case is built by all of them, their results are
-compared, then slices of their times alternate. Whoever is not asked is stopped, by a signal where
-the system has one: threads of some libraries spin for a tenth of a second after their work, on the
-cores of the next. On a machine of two processors, where two threads are measured, a slice is taken
-again if they were not two whole cores side by side before and after it (cores.py), whosever it was,
-for --patience seconds in all.
+What it is: a process for each contender and number of threads, each in an environment of its own
+(NumPy in ours), which is made on the first run (bench/.envs). A case is built by all of them, their
+results are compared, then slices of their times alternate. Whoever is not asked is stopped, by a
+signal where the system has one: threads of some libraries spin for a tenth of a second after their
+work, on the cores of the next. On a machine of two processors, where two threads are measured, a
+slice is taken again if they were not two whole cores side by side before and after it (cores.py),
+whosever it was, for --patience seconds in all.
 Writes results/NAME.json and .md, anew after each case.
 What it is not: a judgement on models; it is layers, alone.
 

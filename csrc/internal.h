@@ -4,6 +4,7 @@
  *   both.c      two calls at the same time: the directions of a layer, two layers of a stack
  *   plan.c      how a call is split          team.c   threads and barriers
  *   cpu.c       which instruction set        gemm.c   dense products and the provider table
+ *   attention.c, pointwise.c, fingerprint.c  entry points of kernels that stand by themselves
  *   kernels/    compiled once per instruction set and element type */
 #ifndef FR_INTERNAL_H
 #define FR_INTERNAL_H

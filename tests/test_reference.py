@@ -27,7 +27,7 @@ CELLS = {
     "gru-before": (ref.gru_forward, ref.gru_backward, 3, 1, {"reset_after": False}),
 }
 every_cell = pytest.mark.parametrize("name", CELLS)
-every_kind = pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+every_kind = pytest.mark.parametrize("kind", ref._CELLS)
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
@@ -519,7 +519,7 @@ def one_or_pair(states):
 
 def stack(kind, H=2):
     """Two layers, both directions, batch first, ragged: parameters, x, states, options."""
-    G, n_states = {"rnn": (1, 1), "lstm": (4, 2), "gru": (3, 1)}[kind]
+    G, n_states = len(ref._CELLS[kind][2]) or 1, 2 if kind == "lstm" else 1
     rng = np.random.default_rng(0)
     params = {}
     for layer in range(2):
@@ -584,7 +584,7 @@ def test_a_ragged_bidirectional_stack_is_that_of_torch(kind, nonlinearity):
 def test_a_stack_is_its_cells_one_after_the_other(kind):
     params, x, state, _ = stack(kind)
     x = x.swapaxes(0, 1)
-    forward = {"rnn": ref.rnn_forward, "lstm": ref.lstm_forward, "gru": ref.gru_forward}[kind]
+    forward = ref._CELLS[kind][0]
     X, finals = x, []
     for layer in range(2):
         outputs = []

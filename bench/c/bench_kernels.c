@@ -10,7 +10,7 @@
  * second of processor time (of all threads, waiting at barriers included), which a neighbour
  * disturbs less.
  *
- * What it is not: a comparison with other libraries (bench/run.py).
+ * What it is not: a comparison with other libraries (bench/peers.py).
  *
  *   make -C csrc bench            or, from csrc:  build/plain/bench_kernels --rounds 9 --json FILE */
 #define _GNU_SOURCE

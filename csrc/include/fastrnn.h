@@ -1,6 +1,7 @@
 /* fastrnn.h: recurrent networks on a CPU. This header is the manual; read it first.
  *
- * One call runs one layer in one direction over a whole sequence, forward or backward.
+ * One call runs one layer in one direction over a whole sequence, forward or backward (or two layers or
+ * directions: fr_forward_both, fr_forward_two).
  * Cells: vanilla RNN (tanh, relu, sigmoid), LSTM, GRU (reset after or before the product).
  * Parameters have torch.nn's shapes and gate order; the equations are in docs/math.md.
  *
@@ -17,7 +18,8 @@
  * first used. No Python. Safe to call from several threads at once as long as outputs and scratch
  * are not shared.
  *
- * Every function that can fail returns an fr_status and writes nothing if it is not FR_OK. */
+ * Every function that can fail returns an fr_status and writes nothing if it is not FR_OK (two calls at the
+ * same time: see there). A function that answers a size answers 0 if there is none. */
 #ifndef FASTRNN_H
 #define FASTRNN_H
 
@@ -211,8 +213,8 @@ fr_status fr_forward_two(const fr_layer layers[2], const fr_seq *seq,
 int fr_forward_two_together(const fr_layer layers[2], const fr_seq *seq, int tokens);
 
 /* What forward kept of every step, for people to look at: one slot of the reserve, copied to
- * out (T,B,H). Slots of LSTM: i f g o c; of GRU: r z n; RNN has none. Steps past a row's length are
- * not written. `seq` is that of the forward call. */
+ * out (T,B,H). Slots of LSTM: i f g o c; of GRU: r z n, and q (FR_GRU) or r * h (FR_GRU_BEFORE); RNN has none.
+ * Steps past a row's length are not written. `seq` is that of the forward call. */
 fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot, const fr_array *out,
                           const void *reserve);
 
@@ -310,7 +312,7 @@ const char *fr_blas_name(void);
 
 /* How the work of a call on x (not on tokens) is split, for people and for tests. */
 typedef struct fr_plan {
-    int threads;     /* rows * units of them, and one more that works ahead */
+    int threads;     /* rows * units, and one more if `ahead` */
     int rows, units; /* parts of the batch; parts of the hidden units */
     int64_t chunk;   /* time steps whose batched products are done together */
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */

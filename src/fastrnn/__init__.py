@@ -1,4 +1,4 @@
-"""fastrnn: the fastest recurrent networks on a CPU.
+"""fastrnn: fast recurrent networks on a CPU.
 
 RNN, LSTM and GRU, forward and backpropagation through time, on NumPy arrays, with the names,
 shapes and numbers of torch.nn.

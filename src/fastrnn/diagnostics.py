@@ -56,7 +56,7 @@ class JacobianNorms(NamedTuple):
     norm : ndarray (n, B)
         Spectral norm of d s_t / d s_k.
     bound : ndarray (n, B)
-        Product of the spectral norms of the steps between, (D10).
+        Product of the spectral norms of the steps between, (D9).
     weight_bound : ndarray (n, B) or None
         For an RNN the product of ``sigma_max(R) * max |act'|`` of the steps between, (D10).
     """
@@ -265,7 +265,7 @@ def jacobian_norms(
 def jacobian_factor(layer, x, state=None, lengths=None, reset=None, *, index=0) -> float:
     """Return the factor a step that the Jacobian over the whole sequence amounts to.
 
-    The lecture's c, measured: ``||d s_T / d s_0|| = c^T``. Below 1 gradients vanish, above 1 they
+    The factor c of ``||d s_T / d s_0|| = c^T``, measured. Below 1 gradients vanish, above 1 they
     explode.
 
     Parameters

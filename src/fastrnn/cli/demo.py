@@ -76,7 +76,7 @@ def _check_picture(path):
     if not path.parent.is_dir():
         raise CommandError(f"--plot: no folder {path.parent}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise CommandError("--plot: needs matplotlib, pip install 'fastrnn[plot]'")
+        raise CommandError("--plot: needs matplotlib (pip install matplotlib)")
 
 
 def _draw(task, figures, path):

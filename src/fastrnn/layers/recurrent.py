@@ -274,7 +274,7 @@ class LSTM(Recurrent):
     -----
     The state is a pair (h, c). Parameters, per layer and direction: ``weight_ih_l0`` (4H, I),
     ``weight_hh_l0`` (4H, H), ``bias_ih_l0`` and ``bias_hh_l0`` (4H,), gates in the order i, f, g,
-    o. Equations (L1) to (L12) of docs/math.md; Hochreiter & Schmidhuber 1997, forget gate of Gers
+    o. Equations (L1) to (L13) of docs/math.md; Hochreiter & Schmidhuber 1997, forget gate of Gers
     et al. 2000.
 
     Examples

@@ -26,7 +26,7 @@ TASKS = {
     "truncated": "looking back k steps is enough for a memory of k steps, and for no longer one",
     "lstm": "gates i, f, g, o on a real text, equal to the equations; beside RNN and GRU",
     "gru": "gates r, z, n on a real text; most of LSTM with three quarters of the products",
-    "echo": "of five numbers the third comes back: LSTM(25), to 100% in half a second",
+    "echo": "of five numbers the third comes back: LSTM(25), to 100% in a quarter of a second",
     "memory": "adding and copying at growing lengths: where RNN, LSTM and GRU forget",
 }
 

@@ -98,7 +98,7 @@ def engine(U, W, V, s0, x, target):
     model.load_state_dict({"0.weight_ih_l0": U, "0.weight_hh_l0": W, "1.weight": V})
     logits, _, tape = model.forward(x[:, None], (s0[None, None], None))
     mean, dlogits = cross_entropy(logits, target[:, None])
-    tape.backward(dlogits * T)  # the lecture's J is the sum over steps, cross_entropy the mean
+    tape.backward(dlogits * T)  # J is the sum over steps, cross_entropy the mean
     return mean * T, model.grads["0.weight_hh_l0"].copy()
 
 

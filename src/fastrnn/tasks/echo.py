@@ -1,8 +1,8 @@
 """Echo: five random numbers go in one after another; the one at `out_index` comes back.
 
-LSTM(25) and a softmax over the ten numbers, Adam, one sequence at a time, as on the slide. Every
-sequence is new, and answered before it is learnt from: a long row of right answers in training is
-already a test. The net has to keep one number through two more and drop the other four.
+LSTM(25) and a softmax over the ten numbers, Adam, one sequence at a time. Every sequence is new,
+and answered before it is learnt from: a long row of right answers in training is already a test.
+The net has to keep one number through two more and drop the other four.
 """
 
 from __future__ import annotations

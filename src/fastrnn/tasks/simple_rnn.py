@@ -53,7 +53,7 @@ def compare(seed):
     model = net("sigmoid", seed)
     p = model.state_dict()
     U, W, V = p["0.weight_ih_l0"], p["0.weight_hh_l0"], p["1.weight"]
-    b, c = p["0.bias_ih_l0"] + p["0.bias_hh_l0"], p["1.bias"]  # the slide leaves biases out
+    b, c = p["0.bias_ih_l0"] + p["0.bias_hh_l0"], p["1.bias"]  # the formula leaves biases out
     x, true = binary_sums(rng, BITS, 1)
     s, losses = np.zeros(H), []
     for x_t, true_t in zip(x[:, 0], true[:, 0], strict=True):

@@ -15,7 +15,7 @@ I, H, O = 3, 8, 2
 
 
 class Net:
-    """The network as the lecture writes it."""
+    """The network in symbols: s = tanh(W s + U x), y = V s."""
 
     def __init__(self, rng):
         self.U = rng.normal(0, 0.5, (H, I))
