@@ -126,13 +126,27 @@ def test_float32_is_near_its_float64_twin():
     np.testing.assert_allclose(ours, double(x)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_what_stands_beyond_a_rows_end_changes_nothing():
+@pytest.mark.parametrize("padding", [1e6, np.inf, np.nan])
+def test_what_stands_beyond_a_rows_end_changes_nothing(padding):
     layer = build()
     query, memory = inputs()
-    lengths = [2, 6, 0]
-    clean, _ = layer((query, memory), lengths=lengths)
-    memory[2:, 0], memory[:, 2] = 1e6, -1e6
-    np.testing.assert_array_equal(layer((query, memory), lengths=lengths)[0], clean)
+    results = []
+    for beyond in 0, padding:
+        memory[2:, 0], memory[:, 2] = beyond, -beyond
+        layer.zero_grad()
+        context, _, tape = layer.forward((query, memory), lengths=[2, 6, 0])
+        (dquery, dmemory), _ = tape.backward(np.ones_like(context))
+        results.append([context, dquery, dmemory, layer._flat_grad.copy()])
+    for clean, padded in zip(*results, strict=True):
+        np.testing.assert_array_equal(padded, clean)
+
+
+def test_padding_is_left_as_it_is():
+    layer = build(batch_first=True)
+    query, memory = (np.ascontiguousarray(a.swapaxes(0, 1)) for a in inputs())
+    before = memory.copy()
+    layer.forward((query, memory), lengths=[2, 6, 0])
+    np.testing.assert_array_equal(memory, before)
 
 
 def test_a_reader_gives_one_step_at_a_time_what_a_call_gives_at_once():

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -208,7 +210,105 @@ def test_a_function_of_the_package_is_not_a_class_to_build():
 def test_a_class_cannot_take_the_name_of_one_of_ours():
     with pytest.raises(TypeError, match=r"^Linear: fastrnn has a class of this name"):
         type("Linear", (Module,), {"__module__": "elsewhere"})
-    assert Module._classes["Linear"] is fr.Linear
+    assert build(describe(fr.Linear(2, 3))).out_features == 3
+
+
+def test_nor_that_of_one_which_nobody_has_asked_for_yet():
+    code = "import fastrnn as fr\nclass CharLM(fr.Sequential): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "TypeError: CharLM: fastrnn has a class of this name" in done.stderr
+
+
+def two_of_a_name(*places):
+    return [type("Twice", (Affine,), {"__module__": place}) for place in places]
+
+
+def test_of_two_classes_of_one_name_the_one_that_was_described_is_built():
+    first, second = two_of_a_name("here", "there")
+    for kind in first, second:
+        assert type(build(describe(kind(2)))) is kind
+
+
+def test_of_two_classes_of_one_name_none_is_guessed():
+    description = describe(two_of_a_name("here", "there")[0](2)) | {"module": "nowhere"}
+    with pytest.raises(ValueError, match=r"^class: expected one Module, got 'Twice' of here"):
+        build(description)
+
+
+def test_a_class_that_is_defined_again_counts_from_then_on():
+    again = [type("Again", (Affine,), {"__module__": "notebook"}) for _ in range(2)]
+    assert type(build(describe(again[0](2)))) is again[1]
+
+
+class Squares(fr.Linear):
+    def __init__(self, n):
+        super().__init__(n, n)
+
+
+class Pair(fr.Sequential):
+    def __init__(self, n, hidden):
+        super().__init__(fr.GRU(n, hidden), fr.Linear(hidden, n))
+
+
+class Wider(fr.Linear):
+    def __init__(self, in_features, *rest, **options):
+        super().__init__(in_features + 1, *rest, **options)
+
+
+@pytest.mark.parametrize("module", [Squares(3), Pair(3, 4), Wider(2, 3)])
+def test_what_could_never_be_loaded_is_not_saved(module, tmp_path):
+    name = type(module).__name__
+    with pytest.raises(TypeError, match=rf"^{name}: its config\(\) (does not fit|builds other)"):
+        fr.save(module, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Tagged(fr.Linear):
+    def __init__(self, *arguments, tag="none", **options):
+        super().__init__(*arguments, **options)
+        self.tag = tag
+
+
+def test_a_constructor_of_its_own_is_no_hindrance_if_config_fits(tmp_path):
+    fr.save(Tagged(3, 2), tmp_path / "model.safetensors")
+    assert type(fr.load(tmp_path / "model.safetensors")) is Tagged
+
+
+@pytest.mark.parametrize(
+    "use",
+    [fr.optim.SGD, fr.save, lambda m: m.params, lambda m: m.zero_grad(), lambda m: m.state_dict()],
+)
+def test_a_module_that_never_allocated_says_what_to_do(use):
+    bare = type("Layers", (Module,), {"__module__": "elsewhere", "forward": None})()
+    with pytest.raises(TypeError, match=r"^Layers: (expected _allocate|no config)") as error:
+        use(bare, "x") if use is fr.save else use(bare)
+    assert "_flat" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (fr.LSTM(3, 4), "batch_first", True),
+        (fr.LSTM(3, 4), "bidirectional", True),
+        (fr.LSTM(3, 4), "hidden_size", 5),
+        (fr.RNN(3, 4), "nonlinearity", "relu"),
+        (fr.GRU(3, 4), "reset_after", False),
+        (fr.Linear(3, 4), "bias", False),
+    ],
+)
+def test_what_a_layer_is_built_by_cannot_be_changed(layer, name, value):
+    before = layer.config()
+    with pytest.raises(AttributeError, match=rf"^{name}: fixed when a {type(layer).__name__} is"):
+        setattr(layer, name, value)
+    assert layer.config() == before
+
+
+@pytest.mark.parametrize(("layer", "name"), [(fr.LSTM(3, 4, 2), "dropout"), (fr.Dropout(0.1), "p")])
+def test_dropout_may_be_changed_to_a_probability_only(layer, name):
+    setattr(layer, name, 0.25)
+    with pytest.raises(ValueError, match=rf"^{name}: expected a probability from 0 to 1, got 7"):
+        setattr(layer, name, 7)
+    assert getattr(layer, name) == 0.25
 
 
 def test_a_module_without_config_says_so_when_it_is_described():

@@ -254,6 +254,12 @@ def test_what_is_no_module_is_refused():
         fr.optim.SGD([np.zeros(3)])
 
 
+@pytest.mark.parametrize("model", [[], iter([]), fr.Dropout()])
+def test_what_has_no_parameters_is_refused(model):
+    with pytest.raises(ValueError, match=r"^model: expected at least one parameter, got none"):
+        fr.optim.SGD(model)
+
+
 def read_only(array):
     array.flags.writeable = False
     return array

@@ -26,6 +26,7 @@ from fastrnn._core import _as_array
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+_MEMORY = ("_flat", "_flat_grad", "_params", "_grads", "_version")  # what `_allocate` makes
 
 
 class Module:
@@ -67,14 +68,24 @@ class Module:
     dtype = None
     _owner = None  # weak reference to the container that holds our parameters
 
-    _classes: ClassVar[dict[str, type[Module]]] = {}  # all subclasses by name, for `build`
+    # All subclasses by name, and those of one name by where they are defined: for `build`.
+    _classes: ClassVar[dict[str, dict[tuple[str, str], type[Module]]]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        known = Module._classes.get(cls.__name__)
-        if known and known.__module__.startswith("fastrnn.") and cls.__module__ != known.__module__:
+        if not _is_ours(cls) and any(map(_is_ours, _known(cls.__name__).values())):
             raise TypeError(f"{cls.__name__}: fastrnn has a class of this name, choose another")
-        Module._classes[cls.__name__] = cls
+        places = Module._classes.setdefault(cls.__name__, {})
+        places[cls.__module__, cls.__qualname__] = cls  # a definition run again counts anew
+
+    def __getattr__(self, name):
+        if name in _MEMORY:
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind}: expected _allocate to be called in __init__; "
+                f"of layers together fr.Sequential makes a model"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # ---- memory
 
@@ -319,8 +330,27 @@ def roots(model: Module | Iterable[Module]) -> list[Module]:
 
 
 def describe(module: Module) -> dict:
-    """Return class name and config of a module, from which `build` makes another."""
-    return {"class": type(module).__name__, "config": module.config()}
+    """Return class name and config of a module, from which `build` makes another.
+
+    Raises
+    ------
+    TypeError
+        ``Net: its config() does not fit its __init__``, of a class that has changed the one and
+        not the other: what was saved could never be loaded.
+    """
+    kind, config = type(module), module.config()
+    made_by, described_by = _definer(kind, "__init__"), _definer(kind, "config", "from_config")
+    if made_by is not described_by and issubclass(made_by, described_by):
+        try:
+            other = kind.from_config(config)
+        except Exception as error:
+            raise TypeError(f"{kind.__name__}: its config() does not fit its __init__") from error
+        if {n: a.shape for n, a in other._params.items()} != {
+            n: a.shape for n, a in module._params.items()
+        }:
+            raise TypeError(f"{kind.__name__}: its config() builds other parameters")
+    description = {"class": kind.__name__, "config": config}
+    return description if _is_ours(kind) else {**description, "module": kind.__module__}
 
 
 def build(description: dict) -> Module:
@@ -329,16 +359,37 @@ def build(description: dict) -> Module:
     Raises
     ------
     ValueError
-        ``class: expected a known Module, got 'Foo'``: its definition has not been imported.
+        ``class: expected a known Module, got 'Foo'``: its definition has not been imported; or
+        ``class: expected one Module, got 'Foo' of a, b``: none of them is where it was.
     """
-    name = description["class"]
-    if name not in Module._classes:
-        import fastrnn
-
-        getattr(fastrnn, name, None)  # the package imports its parts when they are first asked for
-    if name not in Module._classes:
+    name, places = description["class"], _known(description["class"])
+    if not places:
         raise ValueError(f"class: expected a known Module, got {name!r}")
-    return Module._classes[name].from_config(description["config"])
+    kinds = list(places.values())
+    if len(kinds) > 1:
+        kinds = [kind for kind in kinds if kind.__module__ == description.get("module")]
+    if len(kinds) != 1:
+        found = ", ".join(".".join(place) for place in places)
+        raise ValueError(f"class: expected one Module, got {name!r} of {found}")
+    return kinds[0].from_config(description["config"])
+
+
+def _known(name: str) -> dict:
+    """Return the classes of this name by where they are defined."""
+    if name not in Module._classes:
+        fastrnn = sys.modules["fastrnn"]
+        if name in getattr(fastrnn, "__all__", ()):
+            getattr(fastrnn, name)  # the package imports its parts when they are first asked for
+    return Module._classes.get(name, {})
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("fastrnn.")
+
+
+def _definer(kind: type, *names: str) -> type:
+    """Return the class that `kind` has one of these attributes from."""
+    return next(base for base in kind.__mro__ if any(name in vars(base) for name in names))
 
 
 def _rebuild(cls, config, state, random_state):

@@ -40,7 +40,8 @@ class Optimizer:
     TypeError
         ``model: expected a Module or a sequence of Modules, got ndarray``.
     ValueError
-        ``lr: expected a finite number of 0 or more, got -1``.
+        ``lr: expected a finite number of 0 or more, got -1``, ``model: expected at least one
+        parameter, got none``.
     """
 
     _options: tuple[str, ...] = ()
@@ -49,6 +50,8 @@ class Optimizer:
 
     def __init__(self, model, **options):
         self._modules = roots(model)
+        if not self._modules:
+            raise ValueError("model: expected at least one parameter, got none")
         self._arrays = [{} for _ in self._modules]
         self.steps = 0
         for name in self._options:

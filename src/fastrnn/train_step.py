@@ -32,7 +32,7 @@ class TrainStep:
     model : Sequential, RNN, LSTM, GRU, Linear or sequence of these layers
         Layers one after another: recurrent ones and `Linear`, of one dtype.
     optimizer : Optimizer
-        Over the parameters of the model.
+        Over the parameters of the model, or of some of its layers; the others stay as they are.
     loss : callable, default `fastrnn.cross_entropy`
         That one, `fastrnn.mse` or `fastrnn.bce_with_logits`.
     reduction : {"mean", "sum"}

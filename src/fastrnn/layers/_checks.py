@@ -99,6 +99,32 @@ def check_probability(name: str, value) -> float:
     return float(value)
 
 
+class Checked:
+    """An attribute that goes through ``check(name, value)`` whenever it is set."""
+
+    def __init__(self, check):
+        self._check = check
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
+    def __set__(self, instance, value):
+        instance.__dict__[self._name] = self._check(self._name, value)
+
+
+class Fixed:
+    """An attribute that is set once: what has been built by it would not follow."""
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
+    def __set__(self, instance, value):
+        if instance.__dict__.get(self._name, value) != value:
+            kind = type(instance).__name__
+            raise AttributeError(f"{self._name}: fixed when a {kind} is made; make another one")
+        instance.__dict__[self._name] = value
+
+
 def check_stateless(layer, state, name: str = "state") -> None:
     """Refuse a state for a layer that has none."""
     if state is not None:

@@ -198,7 +198,11 @@ class AdditiveAttention(Module):
         B, S = memory.shape[:2]
         if len(query) != B:
             raise ValueError(f"query: expected {B} rows like memory, got {len(query)}")
-        return query, memory, _check_lengths(lengths, B, S)
+        lengths = _check_lengths(lengths, B, S)
+        live = np.arange(S) < lengths[:, None]
+        if not live.all():  # a weight of 0 would let NaN through
+            memory = np.where(live[..., None], memory, 0)
+        return query, memory, lengths
 
     def _turn(self, array):
         """To batch first, which is how everything is stored here, or back."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_probability, check_stateless, generator
+from ._checks import Checked, check_gradient, check_probability, check_stateless, generator
 
 
 class Dropout(Module):
@@ -52,8 +52,10 @@ class Dropout(Module):
     True
     """
 
+    p = Checked(check_probability)
+
     def __init__(self, p=0.5, *, seed=None):
-        self.p = check_probability("p", p)
+        self.p = p
         self._allocate([], "float32")
         self.dtype = None  # no parameters: that of x, float32 or float64
         self._start_masks(generator(seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import _core
 from ..module import Module
-from ._checks import check_positive, check_stateless, generator
+from ._checks import Fixed, check_positive, check_stateless, generator
 
 
 class Linear(Module):
@@ -47,6 +47,8 @@ class Linear(Module):
     >>> dx.shape, layer.grads["bias"]
     ((4, 5, 3), array([20., 20.], dtype=float32))
     """
+
+    in_features, out_features, bias = Fixed(), Fixed(), Fixed()
 
     def __init__(self, in_features, out_features, bias=True, *, dtype="float32", seed=None):
         self.in_features = check_positive("in_features", in_features)

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from fastrnn import _core
-from fastrnn.layers._checks import check_probability, generator
+from fastrnn.layers._checks import Checked, Fixed, check_probability, generator
 from fastrnn.layers.stream import Stream
 from fastrnn.module import Module
 
@@ -24,6 +24,10 @@ class Recurrent(Module):
     """What RNN, LSTM and GRU share. Use one of those."""
 
     _gates = 1
+
+    input_size, hidden_size, num_layers = Fixed(), Fixed(), Fixed()
+    bias, batch_first, bidirectional = Fixed(), Fixed(), Fixed()
+    dropout = Checked(check_probability)
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class Recurrent(Module):
             raise ValueError(f"num_layers: expected at most {_MOST_LAYERS}, got {num_layers}")
         self.bias, self.batch_first = bool(bias), bool(batch_first)
         self.bidirectional = bool(bidirectional)
-        self.dropout = check_probability("dropout", dropout)
+        self.dropout = dropout
         if self.dropout and self.num_layers == 1:
             warnings.warn(
                 f"dropout: {self.dropout} has no effect on one layer; it acts between layers",
@@ -204,6 +208,8 @@ class RNN(Recurrent):
     >>> y.shape, h.shape
     ((7, 2, 5), (1, 2, 5))
     """
+
+    nonlinearity = Fixed()
 
     def __init__(
         self,
@@ -364,6 +370,7 @@ class GRU(Recurrent):
     """
 
     _gates = 3
+    reset_after = Fixed()
 
     def __init__(
         self,
