@@ -328,6 +328,21 @@ def test_a_copy_is_a_whole_module_of_its_own(duplicate):
     assert twin._flat[-1] == 100 and original._flat[-1] != 100
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_layer_and_its_model_are_copied_as_one(order):
+    model = fr.Sequential(fr.Linear(3, 4), fr.Linear(4, 2))
+    both = copy.deepcopy([(model.layers[0], model)[i] for i in order])
+    layer, whole = (both[i] for i in order)
+    assert whole.layers[0] is layer and whole is not model
+    layer._flat[...] = 7
+    assert (whole._flat[: layer._flat.size] == 7).all() and not (model._flat == 7).any()
+
+
+def test_a_layer_copied_by_itself_takes_no_model_along():
+    model = fr.Sequential(fr.Linear(3, 4), fr.Linear(4, 400))
+    assert copy.deepcopy(model.layers[0])._flat.base.nbytes < 200
+
+
 def test_roots_of_one_module_is_that_module():
     module = Affine(2)
     assert roots(module) == [module]

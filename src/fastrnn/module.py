@@ -14,6 +14,7 @@ Not here: computing anything. Layers do that; how one is called is told in `Modu
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -250,6 +251,13 @@ class Module:
         return _rebuild, (type(self), self.config(), self.state_dict(), self.random_state)
 
     def __deepcopy__(self, memo):
+        if memo:  # beside others, perhaps our container: its copy must have ours as a part
+            from .layers.container import place_of
+
+            root = place_of(self)[0]
+            if root is not self:
+                copy.deepcopy(root, memo)
+                return memo[id(self)]
         rebuild, arguments = self.__reduce__()
         other = rebuild(*arguments)
         self._copied(other, memo)

@@ -233,10 +233,19 @@ def test_config_round_trips_dropout():
     assert fr.Dropout.from_config(fr.Dropout(0.3).config()).p == 0.3
 
 
-def test_one_layer_with_dropout_warns():
-    with pytest.warns(UserWarning, match="dropout: 0.5 has no effect on one layer"):
-        layer = fr.GRU(3, 4, dropout=0.5)
-    assert layer.random_state == []
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fr.GRU(3, 4, dropout=0.5),
+        lambda: fr.CharLM("ab", dropout=0.5),
+        lambda: fr.EncoderDecoder(4, 4, dropout=0.5),
+    ],
+)
+def test_one_layer_with_dropout_warns_where_it_was_made(make):
+    with pytest.warns(UserWarning, match="dropout: 0.5 has no effect on one layer") as caught:
+        model = make()
+    assert model.random_state == []
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan")])

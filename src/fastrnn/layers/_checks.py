@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numbers
 import operator
+import sys
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -97,6 +99,14 @@ def check_probability(name: str, value) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a probability from 0 to 1, got {value}")
     return float(value)
+
+
+def warn(message: str) -> None:
+    """Warn, from the first line that is not of this package."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fastrnn."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class Checked:

@@ -7,12 +7,11 @@ Here: constructor arguments, parameters and their initial values. Not here: comp
 from __future__ import annotations
 
 import operator
-import warnings
 
 import numpy as np
 
 from fastrnn import _core
-from fastrnn.layers._checks import Checked, Fixed, check_probability, generator
+from fastrnn.layers._checks import Checked, Fixed, check_probability, generator, warn
 from fastrnn.layers.stream import Stream
 from fastrnn.module import Module
 
@@ -51,10 +50,7 @@ class Recurrent(Module):
         self.bidirectional = bool(bidirectional)
         self.dropout = dropout
         if self.dropout and self.num_layers == 1:
-            warnings.warn(
-                f"dropout: {self.dropout} has no effect on one layer; it acts between layers",
-                stacklevel=3,
-            )
+            warn(f"dropout: {self.dropout} has no effect on one layer; it acts between layers")
         self._allocate(self._shapes(), dtype)
         self._engine = _core.Engine(
             cell,
