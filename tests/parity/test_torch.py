@@ -24,7 +24,7 @@ torch.set_num_threads(1)  # more would only get in the way of small cases
 
 def pytest_generate_tests(metafunc):
     full = metafunc.config.getoption("--full", default=False)
-    cases = matrix.everything() if full else matrix.covering(matrix.TORCH_AXES, 3)
+    cases = list(matrix.everything()) if full else matrix.covering(matrix.TORCH_AXES, 3)
     metafunc.parametrize("case", cases, ids=str)
 
 
