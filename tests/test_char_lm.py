@@ -96,6 +96,14 @@ def test_bad_arguments_are_refused_before_the_first_character(model, arguments, 
     assert str(error.value) == message
 
 
+def test_weights_that_are_not_finite_end_a_text_with_an_error():
+    broken = CharLM("ab", "gru", 4, seed=0)
+    broken.params["1.bias"] = np.nan
+    for temperature in (0, 1):
+        with pytest.raises(FloatingPointError, match=r"^the largest logit is nan$"):
+            next(broken.generate("a", temperature=temperature))
+
+
 def frequencies(logits, temperature, top_k, draws=20_000):
     rng = np.random.default_rng(0)
     drawn = [choose(logits, temperature, top_k, rng) for _ in range(draws)]

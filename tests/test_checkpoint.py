@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(path, monk
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("function", ["open", "fsync"])
+def test_a_folder_that_cannot_be_flushed_is_no_failure_of_a_file_that_is_there(
+    path, monkeypatch, function
+):
+    fr.save(model_of(0), path)
+    original = getattr(os, function)
+
+    def fail(what, *args):
+        if stat.S_ISDIR(os.stat(what).st_mode if os.path.exists(what) else 0):
+            raise OSError(22, "Invalid argument")
+        return original(what, *args)
+
+    monkeypatch.setattr(os, function, fail)
+    fr.save(model_of(1), path)
+    assert np.array_equal(fr.load(path)._flat, model_of(1)._flat)
+
+
 def test_ctrl_c_while_writing_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     fr.save(model_of(0), path)
 
@@ -150,6 +168,12 @@ def test_a_folder_in_the_way_is_an_error_that_names_the_path(path):
     assert os.listdir(path.parent) == [path.name]
     with pytest.raises(OSError, match=r"'.*model\.safetensors'$"):
         fr.load(path)
+
+
+def test_a_name_that_ends_like_a_folders_makes_no_file(path):
+    with pytest.raises(IsADirectoryError, match=r"'.*model\.safetensors/'$"):
+        fr.save(model_of(), f"{path}/")
+    assert os.listdir(path.parent) == []
 
 
 def test_a_missing_file_is_an_error_that_names_the_path(path):
@@ -191,6 +215,7 @@ def test_a_safetensors_file_of_somebody_else_is_an_error_that_names_the_path(pat
         ('{"config": {}}', "'class'"),
         ("[]", "indices"),
         ("{", "Expecting"),
+        pytest.param("[" * 10**5, "recursion", id="deeply nested"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_an_error_that_names_the_path(

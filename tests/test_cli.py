@@ -446,7 +446,11 @@ def test_a_text_that_is_not_there_is_refused(folder, capsys):
 
 @pytest.mark.parametrize(
     ("out", "reason"),
-    [("none/m.safetensors", "No such file or directory"), (".", "Is a directory")],
+    [
+        ("none/m.safetensors", "No such file or directory"),
+        (".", "Is a directory"),
+        (os.devnull, "expected a regular file"),
+    ],
 )
 def test_an_unwritable_path_is_refused_before_training(out, reason, folder, capsys):
     message = error_of(capsys, "train", 1, "text.txt", *SMALL, "--out", out)
@@ -511,11 +515,72 @@ def test_another_kind_of_model_is_refused(folder, capsys):
     assert message.endswith("expected a model written by `fastrnn train`, got a Linear")
 
 
+def test_weights_that_are_not_finite_are_told_in_one_line(folder, capsys):
+    model = CharLM("\nab", "gru", 4, seed=0)
+    model.params["1.bias"] = np.nan
+    fr.save(model, "nan.safetensors")
+    for option in ("--seed=0", "--temperature=0", "--json"):
+        message = error_of(capsys, "sample", 1, "nan.safetensors", option)
+        assert message == "nan.safetensors: the largest logit is nan"
+
+
+# Standard output
+
+
+def shell(command, **environment):
+    """Run a command in a process of its own, with the shell's redirections."""
+    line = f"{sys.executable} -m fastrnn {command}"
+    run = ["sh", "-c", line]
+    return subprocess.run(run, capture_output=True, env=os.environ | environment, check=False)
+
+
 def test_a_reader_that_goes_away_is_no_error_message(trained):
-    command = f"{sys.executable} -m fastrnn sample model.safetensors --length 20000 | head -c 10"
-    run = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
+    run = shell("sample model.safetensors --length 20000 | head -c 10")
     assert run.stderr == b""
     assert len(run.stdout) == 10
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_ends_a_training_and_what_is_saved_stays(folder, unbuffered):
+    options = " ".join([*SMALL, "--minutes", "1", "--json"])
+    run = shell(f"train text.txt {options} | head -1", PYTHONUNBUFFERED=unbuffered)
+    assert run.stderr == b""
+    assert json.loads(run.stdout)["epoch"] == 1
+    assert fr.load("model.safetensors").config()["hidden_size"] == 8
+    assert load_training("model.last.safetensors").trainer["progress"]["epoch"] >= 1
+
+
+COMMAND_LINES = [
+    "info",
+    "demo",
+    "demo bptt",
+    "sample model.safetensors --length 10",
+    f"train text.txt {' '.join(SMALL)} --epochs 1",
+    f"train text.txt {' '.join(SMALL)} --epochs 1 --json",
+]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_full_disk_under_the_output_is_one_line(trained, line, unbuffered):
+    run = shell(f"{line} > /dev/full", PYTHONUNBUFFERED=unbuffered)
+    message = f"fastrnn {line.split()[0]}: error: standard output: {os.strerror(errno.ENOSPC)}\n"
+    assert (run.returncode, run.stderr.decode()) == (1, message)
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_an_output_that_is_closed_is_one_line(trained, line):
+    run = shell(f"{line} >&-")
+    message = f"fastrnn {line.split()[0]}: error: standard output: {os.strerror(errno.EBADF)}\n"
+    assert (run.returncode, run.stderr.decode()) == (1, message)
+
+
+def test_a_character_that_the_output_lacks_is_written_as_its_number(folder):
+    fr.save(CharLM("\n☃", "gru", 4, seed=0), "m.safetensors")
+    run = shell("sample m.safetensors --length 20", PYTHONIOENCODING="cp1252")
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert rb"\u2603" in run.stdout
 
 
 # The other commands

@@ -120,6 +120,44 @@ def test_states_within_tuples_are_differentiated_by_position():
     }
 
 
+PAIRS = {
+    "attention": (
+        lambda: fr.AdditiveAttention(2, 3, 2, dtype="float64", seed=0),
+        (X[:2], np.random.default_rng(1).standard_normal((4, 3, 3))),
+        {"dx[0]", "dx[1]"},
+    ),
+    "encoder and decoder": (
+        lambda: fr.EncoderDecoder(4, 5, "gru", 3, dtype="float64", seed=0),
+        (np.array([[0, 3], [2, 1], [1, 1]]), np.array([[4, 2], [1, -100]])),
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "pair", "inputs"), PAIRS.values(), ids=PAIRS)
+def test_of_a_pair_each_array_of_numbers_is_differentiated(build, pair, inputs):
+    model = build()
+    assert set(fr.gradcheck(model, pair).errors) == inputs | set(model.params)
+
+
+class Product(Module):
+    """y = a b of a pair, with an error of 1e-6 in the gradient by b."""
+
+    def forward(self, x, state=None, lengths=None):
+        self.pair = x
+        return x[0] * x[1], None, self
+
+    def backward(self, dy, dstate=None):
+        return (dy * self.pair[1], dy * self.pair[0] * (1 + 1e-6)), None
+
+
+def test_an_error_in_one_array_of_a_pair_is_reported_by_its_place():
+    model = Product()
+    model._allocate([], "float64")
+    result = fr.gradcheck(model, (X, X + 1), raise_on_error=False)
+    assert [name for name, error in result.errors.items() if error > 1e-7] == ["dx[1]"]
+
+
 def test_arrays_in_fortran_order_are_differentiated_too():
     assert fr.gradcheck(Leaky(), np.asfortranarray(X), np.asfortranarray(X[0])).ok
 
@@ -139,8 +177,26 @@ def test_integer_inputs_have_no_gradient_to_check():
     [
         (fr.Linear(2, 2), X, TypeError, "^model: expected float64, got float32$"),
         (Leaky(), X.astype("f4"), TypeError, "^x: expected float64 or integers, got float32$"),
+        (Leaky(), (X, X.astype("f4")), TypeError, r"^x\[1\]: expected float64 or .* float32$"),
     ],
 )
 def test_float32_is_refused(model, x, error, message):
     with pytest.raises(error, match=message):
         fr.gradcheck(model, x)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seed": "a"}, TypeError, "^seed: expected None, an integer >= 0 or a .* got 'a'$"),
+        ({"seed": -1}, ValueError, "^seed: expected None, an integer >= 0 or a .* got -1$"),
+        ({"tol": "a"}, TypeError, "^tol: expected a number >= 0, got str$"),
+        ({"tol": np.nan}, ValueError, "^tol: expected a number >= 0, got nan$"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_computed(options, error, message):
+    model = Leaky()
+    with pytest.raises(error, match=message):
+        fr.gradcheck(model, X, **options)
+    assert not model.calls

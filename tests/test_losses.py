@@ -342,3 +342,42 @@ def test_arrays_of_any_alignment_are_taken():
 def test_no_targets_may_be_an_empty_list():
     loss, dlogits = fr.cross_entropy(np.zeros((0, 4)), [])
     assert np.isnan(loss) and dlogits.shape == (0, 4)
+
+
+VALUES, LABELS = np.array([[0.5, -1.0], [2.0, 1.0]]), np.array([1, 0])
+
+
+@pytest.mark.parametrize("masked", [0, 1])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (fr.cross_entropy, (VALUES, LABELS)),
+        (fr.accuracy, (VALUES, LABELS)),
+        (fr.mse, (VALUES, VALUES)),
+        (fr.bce_with_logits, (VALUES, VALUES)),
+    ],
+    ids=["cross_entropy", "accuracy", "mse", "bce_with_logits"],
+)
+def test_a_masked_array_is_refused_because_what_is_masked_would_count(function, arguments, masked):
+    arguments = list(arguments)
+    arguments[masked] = np.ma.masked_equal(arguments[masked], 1)
+    message = "^[a-z]+: expected an array without a mask, got a MaskedArray; compress it, or .*"
+    with pytest.raises(TypeError, match=message + "ignore_index"):
+        function(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("loss", [fr.mse, fr.bce_with_logits])
+def test_a_matrix_is_taken_as_an_array_of_two_axes(loss):
+    expected, gradient = loss(VALUES, VALUES > 0)
+    value, dy = loss(np.matrix(VALUES), np.matrix(VALUES > 0))
+    assert value == expected and np.array_equal(dy, gradient) and type(dy) is np.ndarray
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_the_classes_of_a_matrix_are_the_classes_of_its_rows():
+    logits, targets = np.matrix(VALUES), np.array([0, 0], "i4")
+    assert fr.accuracy(logits, targets) == 1
+    assert fr.cross_entropy(logits, targets)[0] == fr.cross_entropy(VALUES, targets)[0]
+    targets = np.matrix([[0, 1]])
+    assert fr.cross_entropy(VALUES[None], targets)[0] == fr.cross_entropy(VALUES, [0, 1])[0]

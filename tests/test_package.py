@@ -7,6 +7,7 @@ setuptools and Cython that are installed beside the tests.
 import importlib.metadata
 import importlib.util
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -140,6 +141,14 @@ def test_importing_fastrnn_loads_numpy_and_nothing_else_from_outside_the_standar
     )
     loaded = {m for m in json.loads(run.stdout) if not re.match("_?cython_", m)}  # Cython's runtime
     assert loaded - sys.stdlib_module_names <= {"numpy", "fastrnn"}
+
+
+def test_every_public_module_is_at_hand_after_the_import_alone():
+    names = {m.name for m in pkgutil.iter_modules(fastrnn.__path__) if not m.name.startswith("_")}
+    script = "import fastrnn; print(*dir(fastrnn))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert names - set(run.stdout.split()) == set()
+    assert all(getattr(fastrnn, name) for name in names)
 
 
 def test_every_c_file_is_compiled_or_included_by_one_that_is():

@@ -65,6 +65,34 @@ def test_a_row_of_a_batch_is_drawn_as_it_would_be_alone():
     assert together.tolist() == [choose(row, 0.8, 3, rng, top_p=0.9) for row in rows]
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 2}, {"top_p": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    ("row", "largest"),
+    [
+        ([0.0, np.nan, 1.0], "nan"),
+        ([0.0, np.inf, 1.0], "inf"),
+        ([np.inf, np.nan, 1.0], "nan"),
+        ([-np.inf, -np.inf, -np.inf], "-inf"),
+    ],
+)
+def test_logits_of_which_none_can_be_drawn_are_an_error(row, largest, options):
+    rng = np.random.default_rng(0)
+    for logits in (np.array(row), np.array([[0.0, 1.0, 2.0], row], "f4")):
+        with pytest.raises(FloatingPointError, match=f"^the largest logit is {largest}$"):
+            choose(logits, rng=rng, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 2}, {"top_p": 0.5}], ids=str)
+def test_a_logit_of_minus_infinity_is_never_drawn(options):
+    rows = np.tile([-np.inf, 0.0, 0.0], (200, 1))
+    assert 0 not in choose(rows, rng=np.random.default_rng(0), **options)
+
+
+def test_without_a_generator_each_draw_is_another():
+    assert len(set(choose(np.zeros((200, 1000))).tolist())) > 10
+    assert choose(LOGITS) in range(4)
+
+
 class AlmostOne:
     """A generator whose numbers are the largest below 1."""
 

@@ -82,15 +82,30 @@ _LAZY = {
     "TrainStep": "train_step",
     "Trainer": "training",
     "accuracy": "metrics",
-    "callbacks": "callbacks",
-    "diagnostics": "diagnostics",
-    "init": "init",
     "pad_sequences": "data",
     "rescale_recurrent_": "rescale",
-    "schedules": "schedules",
     "tbptt": "truncated",
     "unpad_sequences": "data",
 }
+_LAZY_MODULES = (
+    "callbacks",
+    "cli",
+    "data",
+    "diagnostics",
+    "init",
+    "metrics",
+    "models",
+    "reference",
+    "rescale",
+    "resume",
+    "sampling",
+    "schedules",
+    "tasks",
+    "train_step",
+    "training",
+    "truncated",
+)
+_LAZY |= {name: name for name in _LAZY_MODULES}
 
 
 def __getattr__(name):

@@ -25,7 +25,15 @@ from .module import Module, build, describe
 
 FORMAT = "fastrnn model 1"
 # What building a model from a file's description may raise, whatever that says.
-CANNOT_BUILD = (ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError)
+CANNOT_BUILD = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def save(model, path) -> None:
@@ -124,7 +132,9 @@ def write_whole(path, data: bytes) -> None:
     """
     path = os.fspath(path)
     target = os.path.realpath(path)  # through a link, not in its place
-    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+    if not os.path.basename(path) or os.path.isdir(target):  # "new/" names a folder, as for open
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(errno.EINVAL, "expected a regular file", path)
     temporary = temporary_name(target)
     try:
@@ -198,10 +208,10 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def _sync_directory(directory: str) -> None:
     """Make a rename survive a power failure, where a directory can be opened (not on Windows)."""
-    if os.name == "nt":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    # The new file is in its place: to fail now would tell the caller that the old one still is.
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .layers._checks import check_index, check_real
+from .layers._checks import check_index, check_real, generator
 
 # (K2): f'(0) ~ sum of weight * f(offset * eps) / eps, error O(eps^4).
 _STENCIL = ((1, 8 / 12), (-1, -8 / 12), (2, -1 / 12), (-2, 1 / 12))
@@ -26,7 +26,8 @@ class GradcheckResult:
     Attributes
     ----------
     errors : dict of str to float
-        Relative error of each gradient: ``dx``, ``dstate``, and the parameters by name.
+        Relative error of each gradient: ``dx``, ``dstate``, and the parameters by name. Of tuples
+        by position: ``dx[0]``, ``dstate[1]``.
     tol : float
     ok : bool
         Whether all errors are at most `tol`.
@@ -71,8 +72,8 @@ def gradcheck(
     ----------
     model : Module
         Of float64, without dropout. Its parameters and gradients are as before afterwards.
-    x : ndarray
-        Float64, or integer ids; then dx must be None.
+    x : ndarray, or tuple of them
+        Each float64, or integer ids; the dx of these must be None.
     state : optional
         Initial state. None: zeros in the shape of the final state, which recurrent layers share.
     lengths : (B,) integers, optional
@@ -85,7 +86,7 @@ def gradcheck(
         norm below 1e-3 counts as 1e-3, because rounding would be all that is left of it.
     max_checks : int or None, default 256
         Larger arrays are compared at this many random elements; None: at all.
-    seed : int
+    seed : int, numpy Generator or None
         For a, b and the elements.
     raise_on_error : bool, default True
 
@@ -115,14 +116,18 @@ def gradcheck(
         raise TypeError(f"model: expected a Module, got {type(model).__name__}")
     if not check_real("eps", eps, "a number above 0") > 0:
         raise ValueError(f"eps: expected a number above 0, got {eps}")
+    if not check_real("tol", tol, "a number >= 0") >= 0:
+        raise ValueError(f"tol: expected a number >= 0, got {tol}")
     if max_checks is not None:
         check_index("max_checks", max_checks, 1)
+    rng = generator(seed)
     if model.dtype not in (None, np.float64):
         raise TypeError(f"model: expected float64, got {model.dtype}")
-    x = _copy(x)
-    if x.dtype.kind not in "iu" and x.dtype != np.float64:
-        raise TypeError(f"x: expected float64 or integers, got {x.dtype}")
-    rng = np.random.default_rng(seed)
+    x = _map(_copy, x) if isinstance(x, tuple) else _copy(x)
+    inputs = _leaves(x)
+    for key, array in inputs.items():
+        if array.dtype.kind not in "iu" and array.dtype != np.float64:
+            raise TypeError(f"x{key}: expected float64 or integers, got {array.dtype}")
 
     def forward(state):
         return model.forward(x, state, lengths, **({} if reset is None else {"reset": reset}))
@@ -140,10 +145,12 @@ def gradcheck(
         raise ValueError("forward: two calls differ; gradcheck needs dropout 0")
     weights = [rng.standard_normal(array.shape) for array in base]
     analytic = _analytic(model, forward(state), weights)
-    if "dx" in analytic and x.dtype != np.float64:
-        raise ValueError("dx: expected None for integer x, got an array")
-
-    variables = {"dx": x} if x.dtype == np.float64 else {}
+    variables = {}
+    for key, array in inputs.items():
+        if array.dtype == np.float64:
+            variables[f"dx{key}"] = array
+        elif f"dx{key}" in analytic:
+            raise ValueError(f"dx{key}: expected None for integer x, got an array")
     variables.update({f"dstate{key}": array for key, array in _leaves(state).items()})
     variables.update(model.params)
     result = GradcheckResult(tol)
@@ -169,10 +176,10 @@ def _analytic(model, forward, weights) -> dict:
     before = {name: array.copy() for name, array in model.grads.items()}
 
     def ask():
-        dx, dstate = tape.backward(weights[0], dfinal)
-        dx = {} if dx is None else {"dx": _copy(dx)}
-        dstate = {f"dstate{key}": array for key, array in _leaves(_map(_copy, dstate)).items()}
-        return dx | dstate, {name: array.copy() for name, array in model.grads.items()}
+        dx, dstate = (_leaves(_map(_copy, d)) for d in tape.backward(weights[0], dfinal))
+        inputs = {f"dx{key}": array for key, array in dx.items()}
+        inputs |= {f"dstate{key}": array for key, array in dstate.items()}
+        return inputs, {name: array.copy() for name, array in model.grads.items()}
 
     try:
         model.zero_grad()
@@ -211,7 +218,7 @@ def _copy(array) -> np.ndarray:
 
 
 def _map(function, state):
-    """Apply `function` to each array of a state: None, an array, or a tuple of states."""
+    """Apply `function` to each array of x or a state: None, an array, or a tuple of these."""
     if state is None:
         return None
     if isinstance(state, (tuple, list)):
@@ -220,7 +227,7 @@ def _map(function, state):
 
 
 def _leaves(state, key="") -> dict[str, np.ndarray]:
-    """Arrays of a state by position: "" for a lone one, "[0]", "[1][0]" within tuples."""
+    """Arrays of x or a state by position: "" for a lone one, "[0]", "[1][0]" within tuples."""
     if state is None:
         return {}
     if isinstance(state, (tuple, list)):

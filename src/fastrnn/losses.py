@@ -39,7 +39,8 @@ def cross_entropy(logits, targets, ignore_index=-100):
         ignore_index -100, got 65 at position 7`` (counted in the flattened array).
     TypeError
         ``logits: expected float32 or float64, got int64``, ``targets: expected integers, got
-        float64``, ``ignore_index: expected an integer, got str``.
+        float64``, ``targets: expected an array without a mask, got a MaskedArray; ...``,
+        ``ignore_index: expected an integer, got str``.
 
     Notes
     -----
@@ -55,13 +56,15 @@ def cross_entropy(logits, targets, ignore_index=-100):
     (True, [[0.0, 0.0, 0.0, 0.0], [-0.15, 0.05, 0.05, 0.05]])
     """
     ignore_index = check_ignore_index(ignore_index)
+    refuse_mask("logits", logits)
+    refuse_mask("targets", targets)
     at_once = _core.cross_entropy(logits, targets, ignore_index)
     if at_once is not None:
         return at_once
     logits = _float_array("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least one axis, got a scalar")
-    targets = _core._as_integers("targets", targets)
+    targets = np.asarray(_core._as_integers("targets", targets))
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
@@ -96,7 +99,8 @@ def mse(y, target):
         ``target: expected shape (2, 3), got (3,)``: nothing is broadcast.
     TypeError
         ``y: expected float32 or float64, got int64``,
-        ``target: expected real numbers, got complex128``.
+        ``target: expected real numbers, got complex128``,
+        ``target: expected an array without a mask, got a MaskedArray; ...``.
 
     Notes
     -----
@@ -140,7 +144,8 @@ def bce_with_logits(logits, target):
     ValueError
         ``target: expected shape (2, 3), got (3,)``: nothing is broadcast.
     TypeError
-        ``logits: expected float32 or float64, got int64``.
+        ``logits: expected float32 or float64, got int64``,
+        ``target: expected an array without a mask, got a MaskedArray; ...``.
 
     Notes
     -----
@@ -166,6 +171,23 @@ def bce_with_logits(logits, target):
     return loss / x.size, dlogits.reshape(x.shape)
 
 
+def refuse_mask(name, value) -> None:
+    """Refuse a masked array: what is masked in it would count like the rest."""
+    if type(value) is np.ndarray:
+        return  # almost always
+    if isinstance(value, np.ndarray) and hasattr(value, "mask"):  # asking np.ma would import it
+        raise TypeError(
+            f"{name}: expected an array without a mask, got a {type(value).__name__}; compress it, "
+            "or give masked targets the ignore_index of cross_entropy and accuracy"
+        )
+
+
+def plain_array(name, value) -> np.ndarray:
+    """Return `value` as an array and no subclass: a matrix, say, has two axes whatever is done."""
+    refuse_mask(name, value)
+    return np.asarray(_core._as_array(name, value))
+
+
 def _check_fits_int64(targets, V, ignore_index) -> None:
     """Refuse what would turn negative, and perhaps into `ignore_index`, as an int64."""
     if targets.dtype.kind == "u":
@@ -180,14 +202,14 @@ def _check_fits_int64(targets, V, ignore_index) -> None:
 
 
 def _float_array(name, value) -> np.ndarray:
-    value = _core._as_array(name, value)
+    value = plain_array(name, value)
     if value.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {value.dtype}")
     return value
 
 
 def _target_like(y, target) -> np.ndarray:
-    target = _core._as_array("target", target)
+    target = plain_array("target", target)
     if target.dtype.kind not in "fiub":
         raise TypeError(f"target: expected real numbers, got {target.dtype}")
     if target.shape != y.shape:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._core import _as_array
 from .layers._checks import check_ignore_index
+from .losses import plain_array
 
 
 def accuracy(logits, targets, ignore_index=-100) -> float:
@@ -29,7 +29,8 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
     ValueError
         ``targets: expected shape (4, 5), got (5, 4)``, ``logits: expected at least one class``.
     TypeError
-        ``targets: expected integers, got float64``, ``logits: expected real numbers, got <U1``.
+        ``targets: expected integers, got float64``, ``logits: expected real numbers, got <U1``,
+        ``targets: expected an array without a mask, got a MaskedArray; ...``.
 
     Examples
     --------
@@ -38,7 +39,7 @@ def accuracy(logits, targets, ignore_index=-100) -> float:
     >>> fr.accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 1, -100])
     0.5
     """
-    logits, targets = _as_array("logits", logits), _as_array("targets", targets)
+    logits, targets = plain_array("logits", logits), plain_array("targets", targets)
     ignore_index = check_ignore_index(ignore_index)
     if logits.dtype.kind not in "fiub":
         raise TypeError(f"logits: expected real numbers, got {logits.dtype}")

@@ -30,12 +30,13 @@ def choose(logits, temperature=1.0, top_k=0, rng=None, *, top_p=1.0):
     Parameters
     ----------
     logits : ndarray (..., V)
+        -inf means "never".
     temperature : float
         0: the index of the largest logit; nothing is drawn.
     top_k : int
         If not 0, only the `top_k` largest logits take part, and those equal to the last of them.
-    rng : numpy.random.Generator
-        One number is drawn for each row.
+    rng : numpy.random.Generator, optional
+        One number is drawn for each row. None: from a new one, seeded by the system.
     top_p : float
         If below 1, only the most probable indices take part, as many as it takes for their
         probabilities (at this temperature, after `top_k`) to reach `top_p`: the nucleus.
@@ -43,6 +44,11 @@ def choose(logits, temperature=1.0, top_k=0, rng=None, *, top_p=1.0):
     Returns
     -------
     int, or ndarray (...) of int64
+
+    Raises
+    ------
+    FloatingPointError
+        ``the largest logit is nan``, or inf, or of a row without any choice -inf.
 
     Notes
     -----
@@ -59,12 +65,16 @@ def choose(logits, temperature=1.0, top_k=0, rng=None, *, top_p=1.0):
     array([1, 0])
     """
     logits = np.asarray(logits)
+    largest = logits.max(-1, keepdims=True)  # NaN, if there is one
+    finite = np.isfinite(largest)
+    if not finite.all():
+        raise FloatingPointError(f"the largest logit is {largest[~finite][0]}")
     if temperature == 0:
         drawn = np.argmax(logits, axis=-1)
         return int(drawn) if drawn.ndim == 0 else drawn
     # In float64: float32 probabilities of a large vocabulary do not add up to 1 closely enough.
     with np.errstate(over="ignore"):  # a tiny temperature: -inf is what it should become
-        scaled = (logits.astype(np.float64) - logits.max(-1, keepdims=True)) / temperature
+        scaled = (logits.astype(np.float64) - largest) / temperature
     if 0 < top_k < scaled.shape[-1]:
         scaled[scaled < np.partition(scaled, -top_k)[..., -top_k, None]] = -np.inf
     weights = np.exp(scaled)
@@ -72,6 +82,7 @@ def choose(logits, temperature=1.0, top_k=0, rng=None, *, top_p=1.0):
         weights = _nucleus(weights, top_p)
     cumulative = np.cumsum(weights, axis=-1)
     total = cumulative[..., -1]
+    rng = np.random.default_rng() if rng is None else rng
     # Rounding up to the total would lead to the last index, whatever its probability.
     drawn = np.minimum(rng.random(logits.shape[:-1]) * total, np.nextafter(total, 0))
     index = (cumulative <= np.asarray(drawn)[..., None]).sum(-1)

@@ -4,15 +4,18 @@ A command's module has `configure(parser)`, which adds its arguments, and `run(a
 an exit code. Only the module of the command in use is imported, and it imports what it needs when
 it runs: ``--help`` answers at once.
 
-Exit codes: 0 done, 1 failed, 2 refused by the argument parser, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed or no longer read, 2 refused by the argument parser, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
+from contextlib import contextmanager
 
 from .._version import __version__
 
@@ -31,7 +34,8 @@ class CommandError(Exception):
 
 def reason(error: OSError) -> str:
     """Return which file it was and why: "model.safetensors: Permission denied"."""
-    return f"{error.filename}: {error.strerror}"
+    # All files are opened by name, so what fails without one is what was there from the start.
+    return f"{error.filename or 'standard output'}: {error.strerror}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,18 +55,39 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        with _standard_output():
+            return _dispatch(argv)
     except SystemExit as stop:  # argparse has printed help, version or a usage error
         return stop.code or 0
     except CommandError as error:
-        print(f"fastrnn {argv[0]}: error: {error}", file=sys.stderr)
-        return 1
+        message = str(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `fastrnn sample ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            return 1  # `fastrnn sample ... | head`
+        message = reason(error)
+    print(f"{' '.join(['fastrnn', *argv[:1]])}: error: {message}", file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def _standard_output():
+    """Let any text be printed, and let what cannot be written fail here, not as Python exits."""
+    if sys.stdout is None:  # closed by who called: `fastrnn info >&-`
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    if hasattr(sys.stdout, "reconfigure"):  # a program may have put something else there
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is None:  # Python would try again to write what is left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _dispatch(argv):

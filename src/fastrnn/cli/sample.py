@@ -47,20 +47,27 @@ def configure(parser) -> None:
 def run(args) -> int:
     """Write text, and return the exit code."""
     characters = generator(load_model(args.model), args)
+    try:
+        _write(characters, args)
+    except FloatingPointError as error:  # weights that are not finite
+        raise CommandError(f"{args.model}: {error}") from None
+    return 0
+
+
+def _write(characters, args):
     if args.json:
         started = time.perf_counter()
         text = "".join(characters)
         seconds = time.perf_counter() - started
         fields = {"prime": args.prime, "text": text, "seconds": seconds}
         print(json.dumps(fields | {"chars_per_s": len(text) / seconds}))
-        return 0
+        return
     sys.stdout.write(args.prime)
     for character in characters:
         sys.stdout.write(character)
         if character == "\n":
             sys.stdout.flush()
     print()
-    return 0
 
 
 def load_model(path):

@@ -201,8 +201,6 @@ def run(args) -> int:
         return 130
     except NonFiniteError as error:
         raise CommandError(f"{error}. {_what_is_kept(args.out, trainer)}") from None
-    except OSError as error:
-        raise CommandError(reason(error)) from None
     if not args.json:
         if trainer.stopped:
             print(f"stopped: {trainer.stopped}")
@@ -258,6 +256,8 @@ def _check_writable(path, option):
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if option == "--out" and path.exists() and not path.is_file():  # a log may be a pipe
+            raise OSError(errno.EINVAL, "expected a regular file")
         temporary = Path(temporary_name(os.path.realpath(path)))
         temporary.touch(exist_ok=False)
         temporary.unlink()

@@ -147,6 +147,8 @@ class CharLM(Sequential):
         TypeError
             At once, too: ``prime: expected a str, got int``, ``length: expected an integer >= 0,
             got str``.
+        FloatingPointError
+            ``the largest logit is nan``: weights are not finite.
         """
         check_sampling(temperature, top_k, top_p)
         if length is not None:

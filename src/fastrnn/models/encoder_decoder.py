@@ -319,6 +319,8 @@ class EncoderDecoder(Container):
         ------
         ValueError, TypeError
             Naming the argument, what was expected and what came.
+        FloatingPointError
+            ``the largest logit is nan``: weights are not finite.
         """
         check_sampling(temperature, top_k, top_p)
         check_index("max_length", max_length)
