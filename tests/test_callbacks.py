@@ -20,7 +20,7 @@ from fastrnn.callbacks import (
     ProgressBar,
 )
 from fastrnn.resume import last_path
-from fastrnn.training import Callback, NonFiniteError
+from fastrnn.training import Callback, NonFiniteError, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from trainings import (
@@ -63,6 +63,24 @@ def test_callbacks_are_called_in_order_and_closed_whatever_happens():
     with pytest.raises(NonFiniteError):
         diverging(callbacks=[Record()]).fit(streams(), steps=50)
     assert (calls[0], calls[-2:]) == ("begin", ["step", "close"])
+
+
+def test_every_callback_is_closed_even_if_one_of_them_fails():
+    calls = []
+
+    class Close(Callback):
+        def __init__(self, name, error=None):
+            self.name, self.error = name, error
+
+        def close(self):
+            calls.append(self.name)
+            if self.error:
+                raise self.error
+
+    failing = [Close("a"), Close("b", OSError("no")), Close("c")]
+    with pytest.raises(OSError, match="no"):
+        make(callbacks=failing).fit(streams(), steps=1)
+    assert calls == ["a", "b", "c"]
 
 
 def test_a_log_gets_one_line_an_epoch():
@@ -309,6 +327,26 @@ def test_the_state_of_a_callback_that_is_not_there_is_kept(tmp_path):
     assert np.array_equal(second.seen, first.seen)
 
 
+def test_a_state_that_was_loaded_before_its_callback_was_there_is_saved_as_it_was():
+    trainer = make(callbacks=[Count()])
+    trainer.fit(streams(), steps=3)
+    saved = trainer.state_dict()["callbacks"]
+    again = make()
+    again.load_state_dict(trainer.state_dict())
+    again.callbacks = [Count()]
+    np.testing.assert_equal(again.state_dict()["callbacks"], saved)
+
+
+def test_a_state_that_a_callback_refuses_is_offered_again():
+    trainer, stopping = make(), EarlyStopping()
+    trainer.load_state_dict(trainer.state_dict() | {"callbacks": {"EarlyStopping": {}}})
+    trainer.callbacks = [stopping]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^EarlyStopping: missing key"):
+            trainer.fit(streams(), steps=1)
+    assert trainer.progress.step == 0
+
+
 def test_early_stopping_starts_from_the_first_number_after_nan():
     stopping, trainer = EarlyStopping(patience=2, monitor="loss"), make()
     for value in (math.nan, 0.5, 0.4, 0.3):
@@ -321,3 +359,110 @@ def test_early_stopping_counts_epochs_of_nan_as_no_improvement():
     for value in (0.5, math.nan, math.nan):
         stopping.on_epoch(trainer, {"loss": value})
     assert stopping.best == 0.5 and trainer.stopped is not None
+
+
+# Checkpoints that cannot be written are found before the first step
+
+
+class Remember(Callback):
+    """A callback with a given state."""
+
+    def __init__(self, **state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, saved):
+        self.state = saved
+
+
+class Undescribed(fr.Linear):
+    config = fr.module.Module.config
+
+
+class Described(fr.Linear):
+    def config(self):
+        return super().config() | {"in_features": np.int64(5)}
+
+
+def over(kind):
+    model = kind(5, 5, seed=0)
+    return Trainer(model, fr.optim.SGD(model))
+
+
+UNSAVABLE = {
+    "no config": (lambda: over(Undescribed), {}, r"Undescribed: no config\(\) is defined"),
+    "config": (lambda: over(Described), {}, "model/config/in_features: expected .* got int64"),
+    "option": (make, {"a": np.int64(1)}, "options/a: expected what JSON can hold, got int64"),
+    "option in a list": (make, {"a": [1, {2}]}, "options/a/1: expected what JSON .* got set"),
+    "key of an option": (make, {"a": {1: 2}}, "options/a: expected text as keys, got 1"),
+    "state": (
+        lambda: make(callbacks=[Remember(a=(1, {2}))]),
+        {},
+        "trainer/callbacks/Remember/a/1: expected what JSON can hold, got set",
+    ),
+    "key of a state": (
+        lambda: make(callbacks=[Remember(a={1: 2})]),
+        {},
+        "trainer/callbacks/Remember/a: expected text as keys, got 1",
+    ),
+    "array of objects": (
+        lambda: make(callbacks=[Remember(a=np.array([None]))]),
+        {},
+        "trainer/callbacks/Remember/a: expected an array of numbers, got one of object",
+    ),
+    "complex number": (
+        lambda: make(callbacks=[Remember(a=1j)]),
+        {},
+        "trainer/callbacks/Remember/a: expected what JSON can hold, got complex",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAVABLE)
+def test_what_cannot_be_saved_is_found_before_the_first_step(kind, tmp_path):
+    build, options, message = UNSAVABLE[kind]
+    path, trainer = tmp_path / "m.safetensors", build()
+    files = {path: b"the best", last_path(path): b"the last"}
+    for file, content in files.items():
+        file.write_bytes(content)
+    trainer.callbacks.append(Checkpoints(path, options))
+    with pytest.raises(TypeError, match=f"^{message}"):
+        trainer.fit(streams(), steps=1)
+    assert trainer.progress.step == 0
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("none/m.safetensors", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("before", "Is a directory"),  # in the way of the second file
+        ("device", "expected a regular file"),
+        ("x" * 250, "File name too long"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_found_before_the_first_step(name, error, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "before.last").mkdir()
+    (tmp_path / "device").symlink_to(os.devnull)
+    before, trainer = sorted(os.listdir(tmp_path)), make(callbacks=[Checkpoints(tmp_path / name)])
+    with pytest.raises(OSError, match=rf"{error}: '.*{name}(\.last)?'"):
+        trainer.fit(streams(), steps=1)
+    assert trainer.progress.step == 0
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_numbers_of_numpy_in_the_state_of_a_callback_come_back_as_those_of_python(tmp_path):
+    numbers = {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.float64(0.25)}
+    trainer = make(callbacks=[Remember(**numbers, array=np.arange(3), text="é", none=None)])
+    trainer.callbacks.append(Checkpoints(tmp_path / "m.safetensors"))
+    trainer.fit(streams(), steps=1)
+    loaded = Remember()
+    load(last_path(tmp_path / "m.safetensors"), callbacks=[loaded])
+    values = {name: loaded.state[name] for name in numbers}
+    assert values == {"a": 0.5, "b": 3, "c": True, "d": 0.25}
+    assert [type(value) for value in values.values()] == [float, int, bool, float]
+    assert np.array_equal(loaded.state["array"], np.arange(3))

@@ -105,6 +105,15 @@ def test_a_whole_walk_predicts_every_id_but_the_first_exactly_once(n, B, T):
     assert np.array_equal(x[counted] + 1, target[counted])
 
 
+@pytest.mark.parametrize("kind", [Streams, Whole])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint64", list])
+def test_ids_may_be_integers_of_any_kind(kind, dtype):
+    ids = np.arange(8)  # one input more than two streams share
+    given = ids.tolist() if dtype is list else ids.astype(dtype)
+    for chunk, expected in zip(kind(given, 2, 2).epoch(0), kind(ids, 2, 2).epoch(0), strict=True):
+        np.testing.assert_array_equal(chunk, expected)
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_predict_is_refused(n):
     with pytest.raises(ValueError, match=f"at least 2 characters to validate on, got {n}"):
@@ -210,6 +219,25 @@ def test_a_target_for_each_sequence_and_real_targets_stay_as_they_are():
 def test_a_batch_is_contiguous_so_that_the_engine_need_not_copy_it():
     x = np.zeros((5, 20, 3))
     assert all(a.flags.c_contiguous for a in Batches(x, x, 4).epoch(0)[1])
+
+
+def test_an_epoch_of_batches_is_indexed_like_a_list():
+    x = np.arange(14).reshape(2, 7)
+    epoch = Batches(x, x, 2).epoch(0)
+    chunks = list(epoch)
+    for place in (-1, -4, 3, np.int64(-2)):
+        np.testing.assert_array_equal(epoch[place], chunks[place])
+    for part in (slice(0, 1), slice(-2, None), slice(None, None, -1), slice(9, 99)):
+        assert len(epoch[part]) == len(chunks[part])
+        for one, other in zip(epoch[part], chunks[part], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("place", [4, -5])
+def test_a_batch_beyond_the_epoch_is_an_error_that_names_its_bounds(place):
+    epoch = Batches(np.zeros((2, 7)), None, 2).epoch(0)
+    with pytest.raises(IndexError, match=f"^batch: expected -4 to 3, got {place}"):
+        epoch[place]
 
 
 @pytest.mark.parametrize(

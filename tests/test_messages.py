@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
+from fastrnn.data import Streams, Whole
 from fastrnn.tasks import data as tasks
 
 RNG = np.random.default_rng(0)
@@ -63,6 +64,12 @@ CASES = {
     "batches_y": (lambda: fr.Batches(IDS, [[1, 2], [3]]), f"y: {RAGGED}"),
     "batch_size": (lambda: fr.Batches(IDS, batch_size=2.5), "batch_size: expected an integer"),
     "batch_seed": (lambda: fr.Batches(IDS, seed="a"), "seed: expected an integer of 0 or more"),
+    "streams_ids": (lambda: Streams(np.ones(9), 2, 2), "ids: expected integers, got float64"),
+    "streams_text": (lambda: Streams("text", 2, 2), "ids: expected integers, got <U4"),
+    "streams_none": (lambda: Streams(None, 2, 2), "ids: expected integers, got object"),
+    "streams_axes": (lambda: Streams(IDS, 2, 2), r"ids: expected one axis, got shape \(3, 6\)"),
+    "whole_ids": (lambda: Whole([0.5, 1], 1, 1), "ids: expected integers, got float64"),
+    "whole_axes": (lambda: Whole(IDS, 1, 1), r"ids: expected one axis, got shape \(3, 6\)"),
     "pad_none": (lambda: fr.pad_sequences(None), "sequences: expected a sequence of arrays"),
     "pad_ragged": (lambda: fr.pad_sequences([[1, [2, 3]]]), f"sequence 0: {RAGGED}"),
     "pad_value": (lambda: fr.pad_sequences([[1]], value="a"), "value: expected a number, got 'a'"),
@@ -231,6 +238,11 @@ for name, options in (
         lambda name=name, options=options: getattr(fr.schedules, name)(None, *options),
         "optimizer: expected an optimizer of fastrnn.optim, got NoneType",
     )
+for seed in ("a", 2.5, -1, RNG):
+    CASES[f"streams_seed_{seed}"] = (
+        lambda seed=seed: Streams(np.arange(9), 2, 2, seed),
+        "seed: expected None or an integer of 0 or more, got ",
+    )
 for seed in ("a", 2.5, -1):
     for name, build in (
         ("CharLM", lambda seed: fr.CharLM("abc", "gru", 4, seed=seed)),
@@ -274,22 +286,57 @@ def test_an_optimizer_may_be_over_a_part_of_the_model_or_over_more(part):
     assert ("0.weight_hh_l0" in moved) == (part != "a layer")
 
 
-@pytest.mark.parametrize("wrong", ["random", "schedule", "progress"])
-def test_a_training_state_that_is_refused_changes_nothing(wrong):
+REFUSED = [
+    ("random", [1], "random_state: expected 2 integers"),
+    ("schedule", {"class": "StepLR"}, r"schedule: missing key\(s\): steps, base_lr"),
+    ("progress", {"a": 1}, "trainer: progress: .* unexpected keyword argument 'a'"),
+    ("progress", {"position": "a"}, "progress: position: expected an integer >= 0, got str"),
+    ("progress", {"best": None}, "progress: best: expected a number, got NoneType"),
+    ("progress", {"epoch_metrics": {"a": "b"}}, "progress: epoch_metrics: a: .* got str"),
+    ("state", "junk", "state: expected arrays in tuples, got str"),
+    ("state", (np.zeros(3), ["junk"]), "state: expected arrays in tuples, got str"),
+    ("history", 5, "history: expected rows in a list, got int"),
+    ("history", [{"epoch": 1}, 5], "history: row 1: expected what state_dict"),
+    ("callbacks", 5, r"callbacks: expected what state_dict\(\) returned, got int"),
+    ("callbacks", {"EarlyStopping": {}}, r"EarlyStopping: missing key\(s\): best, waited"),
+    (
+        "callbacks",
+        {"EarlyStopping": {"best": "a", "waited": 0}},
+        "EarlyStopping: best: expected a number, got str",
+    ),
+    (
+        "callbacks",
+        {"EarlyStopping": {"best": 1, "waited": 3}, "EarlyStopping.1": {"best": 1, "waited": 0.5}},
+        "EarlyStopping: waited: expected an integer >= 0, got float",
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "wrong", "message"), REFUSED)
+def test_a_training_state_that_is_refused_changes_nothing(part, wrong, message):
     def make():
         net = fr.Sequential(fr.GRU(5, 4, seed=0), fr.Dropout(0.5, seed=0), fr.Linear(4, 5, seed=0))
         adam = fr.optim.Adam(net, 1e-3)
-        return fr.Trainer(net, adam, schedule=fr.schedules.StepLR(adam, 1))
+        stopping = [fr.callbacks.EarlyStopping(), fr.callbacks.EarlyStopping()]
+        return fr.Trainer(net, adam, schedule=fr.schedules.StepLR(adam, 1), callbacks=stopping)
 
     first, second = make(), make()
     first.fit(fr.Batches(IDS, IDS), epochs=2)
-    saved = first.state_dict()
-    saved[wrong] = {"random": [1], "schedule": {"class": "StepLR"}, "progress": {"a": 1}}[wrong]
-    with pytest.raises(ValueError, match=rf"^(trainer: )?{wrong}"):
-        second.load_state_dict(saved)
-    assert second.optimizer.steps == second.schedule.steps == second.progress.step == 0
-    assert second.model.random_state == make().model.random_state
-    assert second.history == []
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        second.load_state_dict(first.state_dict() | {part: wrong})
+    np.testing.assert_equal(second.state_dict(), make().state_dict())
+
+
+def test_a_training_state_is_not_changed_by_who_goes_on_from_it():
+    data = fr.Batches(IDS, IDS, batch_size=2)  # 3 chunks an epoch
+    first, second = (
+        trainer(metrics={"one": lambda y, target: 1.0}, train_metrics=True) for _ in range(2)
+    )
+    first.fit(data, steps=1)
+    saved, again = first.state_dict(), first.state_dict()
+    second.load_state_dict(saved)
+    second.fit(data, steps=2)
+    np.testing.assert_equal(saved, again)
 
 
 @pytest.mark.parametrize("kind", ["CharLM", "EncoderDecoder"])

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastrnn as fr
@@ -15,7 +16,7 @@ from fastrnn.callbacks import (
     Checkpoints,
 )
 from fastrnn.checkpoint import read_tensors, write_tensors
-from fastrnn.data import Whole
+from fastrnn.data import Streams, Whole
 from fastrnn.resume import last_path, load_training, save_training
 from fastrnn.schedules import Constant, CosineWithWarmup, ReduceOnPlateau, StepLR
 from fastrnn.training import Callback, Interrupted, NonFiniteError, Trainer
@@ -26,6 +27,7 @@ from trainings import (
     LAYERS,
     OPTIMIZERS,
     At,
+    Chunks,
     assert_same,
     comparable,
     diverging,
@@ -130,12 +132,47 @@ def test_the_handler_of_ctrl_c_is_put_back():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_ctrl_c_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = make(callbacks=[At(3, lambda: signal.raise_signal(signal.SIGINT))])
+        trainer.fit(streams(), steps=5)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trainer.progress.step == 5
+
+
 def test_fitting_works_in_a_thread_that_gets_no_signals():
     trainer, rows = make(), []
     thread = threading.Thread(target=lambda: rows.extend(trainer.fit(streams(), epochs=1)))
     thread.start()
     thread.join()
     assert [r["step"] for r in rows] == [20]
+
+
+def test_going_on_with_fewer_chunks_than_are_done_is_refused():
+    trainer = make()
+    trainer.fit(streams(), steps=15)
+    before = trainer.state_dict()
+    message = r"^data: expected at least the 15 chunks that are done, got 4 in epoch\(0\)"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(Streams(IDS[:100], 4, 5), epochs=2)
+    np.testing.assert_equal(trainer.state_dict(), before)
+
+
+def test_a_later_epoch_without_chunks_is_refused_if_it_is_needed():
+    class Once(Chunks):
+        def epoch(self, number):
+            return [] if number else self.chunks
+
+    data = Once(*streams().epoch(0))
+    trainer = make()
+    assert [row["step"] for row in trainer.fit(data, epochs=1)] == [20]
+    message = r"^data: expected at least one chunk, got none in epoch\(1\)"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(data, epochs=2)
+    assert trainer.progress.step == 20
 
 
 SCHEDULES = {

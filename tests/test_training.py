@@ -321,6 +321,66 @@ def test_data_without_chunks_or_without_targets_that_count_is_refused():
         trainer.evaluate(Chunks((x, x + IGNORED)))
 
 
+def test_a_chunk_without_targets_that_count_makes_no_update():
+    some, none = streams().epoch(0)[:2], (IDS[:8].reshape(4, 2), np.full((4, 2), IGNORED))
+    seen = []
+
+    class Keep(Callback):
+        def on_step(self, trainer, loss):
+            seen.append(loss)
+
+    with_it, without = make(callbacks=[Keep()]), make()
+    (row,) = with_it.fit(Chunks(none, some[0], none, some[1]), epochs=1)
+    (expected,) = without.fit(Chunks(*some), epochs=1)
+    assert_same(with_it, without)
+    assert comparable([row]) == comparable([expected])
+    assert np.mean(seen) == row["train_loss"]
+
+
+def test_a_batch_of_empty_sequences_makes_no_update():
+    x, lengths = fr.pad_sequences([np.arange(5), np.arange(3), np.zeros(0, int), np.arange(4)])
+    trainer = make(metrics=[fr.accuracy], train_metrics=True)
+    (row,) = trainer.fit(fr.Batches(x, x.copy(), 1, lengths=lengths), epochs=1)
+    assert row["step"] == 3 and math.isfinite(row["train_loss"])
+
+
+def test_a_chunk_without_targets_that_count_carries_the_state_on():
+    chunks = streams().epoch(0)[:3]
+    chunks[1] = chunks[1][0], np.full_like(chunks[1][1], IGNORED)
+    states = []
+
+    class Spy(Callback):
+        def on_step(self, trainer, loss):
+            states.append(trainer.state[0][0].copy())
+
+    trainer, data = make(callbacks=[Spy()]), Chunks(*chunks)
+    data.carries_state = True
+    trainer.optimizer.lr = 0.0  # the weights stay, so the states can be computed again
+    trainer.fit(data, epochs=1)
+    _, state = trainer.model(np.concatenate([x for x, _ in chunks]))
+    np.testing.assert_allclose(states[-1], state[0][0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_the_loss_of_an_epoch_with_skipped_chunks_survives_a_stop_within_it(stop, tmp_path):
+    none = (IDS[:8].reshape(4, 2), np.full((4, 2), IGNORED))
+    one, two, three = streams().epoch(0)[:3]
+    data = Chunks(none, one, none, two, none, three, none)
+    unbroken, first = make(), make()
+    unbroken.fit(data, epochs=2)
+    first.fit(data, steps=stop)
+    second = through_a_file(first, tmp_path / "t.safetensors")
+    second.fit(data, epochs=2)
+    assert_same(unbroken, second)
+    assert comparable(unbroken.history) == comparable(second.history)
+
+
+def test_an_epoch_in_which_no_target_counts_is_refused():
+    none = (IDS[:8].reshape(4, 2), np.full((4, 2), IGNORED))
+    with pytest.raises(ValueError, match=r"^data: expected targets that count, got none"):
+        make().fit(Chunks(none, none), steps=1)
+
+
 def test_data_that_carries_no_state_starts_each_chunk_from_zero():
     x, target = streams().epoch(0)[0]
     fresh, again = make(), make()

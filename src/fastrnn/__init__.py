@@ -95,6 +95,7 @@ _LAZY_MODULES = (
     "init",
     "metrics",
     "models",
+    "progress",
     "reference",
     "rescale",
     "resume",

@@ -15,9 +15,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import remove_temporaries, save, write_whole
-from .layers._checks import check_real, check_saved
-from .resume import last_path, save_training
+from .checkpoint import check_writable, remove_temporaries, save, write_whole
+from .layers._checks import check_index, check_real, check_saved
+from .resume import last_path, pack_training, save_training
 from .training import Callback
 
 
@@ -274,6 +274,9 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, saved):
         check_saved("EarlyStopping", saved, ["best", "waited"])
+        if saved["best"] is not None:
+            check_real("EarlyStopping: best", saved["best"])
+        check_index("EarlyStopping: waited", saved["waited"])
         self.best, self.waited = saved["best"], saved["waited"]
 
     def on_begin(self, trainer):
@@ -313,6 +316,13 @@ class Checkpoints(Callback):
     every : float
         Seconds between two writes of the second file within an epoch.
 
+    Raises
+    ------
+    OSError, TypeError
+        During `Trainer.fit`, before its first step: ``[Errno 2] No such file or directory: PATH``,
+        ``Net: no config() is defined, so it cannot be rebuilt``, ``options/a: expected what JSON
+        can hold, got int64``; nothing is written then.
+
     Notes
     -----
     Both are written to a temporary file, flushed to the disk and renamed, so a file is at any
@@ -330,6 +340,8 @@ class Checkpoints(Callback):
     def on_begin(self, trainer):
         for path in (self.path, last_path(self.path)):
             remove_temporaries(path)
+            check_writable(path)
+        pack_training(trainer, self.options)  # for its errors: before an epoch, not after it
 
     def on_step(self, trainer, loss):
         if time.monotonic() - self._saved_at > self.every:

@@ -131,11 +131,7 @@ def write_whole(path, data: bytes) -> None:
         Names `path`; an old file is as it was. So it is for what is no regular file, a device say.
     """
     path = os.fspath(path)
-    target = os.path.realpath(path)  # through a link, not in its place
-    if not os.path.basename(path) or os.path.isdir(target):  # "new/" names a folder, as for open
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise OSError(errno.EINVAL, "expected a regular file", path)
+    target = _target(path)
     temporary = temporary_name(target)
     try:
         mode = os.stat(target).st_mode & 0o777 if os.path.exists(target) else None
@@ -159,6 +155,33 @@ def write_whole(path, data: bytes) -> None:
         _sync_directory(os.path.dirname(target))
     except OSError as error:  # the temporary name would tell the caller nothing
         raise type(error)(error.errno, error.strerror, path) from None
+
+
+def check_writable(path) -> None:
+    """Find out whether `write_whole` can write a file: before hours of work, not after them.
+
+    Raises
+    ------
+    OSError
+        What `write_whole` would raise. Nothing is left behind or changed.
+    """
+    path = os.fspath(path)
+    temporary = temporary_name(_target(path))
+    try:
+        open(temporary, "xb").close()
+        os.unlink(temporary)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from None
+
+
+def _target(path: str) -> str:
+    """Return what `path` stands for: through a link, not in its place."""
+    target = os.path.realpath(path)
+    if not os.path.basename(path) or os.path.isdir(target):  # "new/" names a folder, as for open
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise OSError(errno.EINVAL, "expected a regular file", path)
+    return target
 
 
 def temporary_name(target: str) -> str:

@@ -204,7 +204,7 @@ class Streams:
 
     Parameters
     ----------
-    ids : ndarray of int64, shape (n,), n > B*T
+    ids : array-like of integers, shape (n,), n > B*T
     batch_size, seq_len : int
         B and T.
     seed : int or None
@@ -214,7 +214,10 @@ class Streams:
     ------
     ValueError
         If the sequence is shorter than one chunk and its targets; ``seq_len: expected 1 or more,
-        got 0``.
+        got 0``, ``ids: expected one axis, got shape (2, 5)``, ``seed: expected None or an integer
+        of 0 or more, got -1``.
+    TypeError
+        ``ids: expected integers, got float64``.
 
     Examples
     --------
@@ -228,9 +231,12 @@ class Streams:
 
     carries_state = True
 
-    def __init__(self, ids: np.ndarray, batch_size: int, seq_len: int, seed: int | None = None):
+    def __init__(self, ids, batch_size: int, seq_len: int, seed: int | None = None):
         batch_size = check_positive("batch_size", batch_size)
         seq_len = check_positive("seq_len", seq_len)
+        ids = _as_ids(ids)
+        if seed is not None and not _is_seed(seed):
+            raise ValueError(f"seed: expected None or an integer of 0 or more, got {seed!r}")
         if len(ids) <= batch_size * seq_len:
             raise ValueError(
                 f"text: expected more than batch size x sequence length = {batch_size} x {seq_len} "
@@ -261,13 +267,13 @@ class Whole:
 
     Parameters
     ----------
-    ids : ndarray of int64, shape (n,), n >= 2
+    ids : array-like of integers, shape (n,), n >= 2
     batch_size, seq_len : int
 
     Raises
     ------
-    ValueError
-        If there is nothing to predict; ``seq_len: expected 1 or more, got 0``.
+    ValueError, TypeError
+        If there is nothing to predict; else as `Streams`.
 
     Examples
     --------
@@ -281,9 +287,10 @@ class Whole:
 
     carries_state = True
 
-    def __init__(self, ids: np.ndarray, batch_size: int, seq_len: int):
+    def __init__(self, ids, batch_size: int, seq_len: int):
         batch_size = check_positive("batch_size", batch_size)
         seq_len = check_positive("seq_len", seq_len)
+        ids = _as_ids(ids).astype(np.int64, copy=False)  # `IGNORED` does not fit into all integers
         inputs = len(ids) - 1
         if inputs < 1:
             raise ValueError(f"text: expected at least 2 characters to validate on, got {len(ids)}")
@@ -300,6 +307,19 @@ class Whole:
     def epoch(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the chunks, pairs (x, target) of shape (T, B); the same for every number."""
         return self._pairs
+
+
+def _as_ids(ids) -> np.ndarray:
+    ids = _as_integers("ids", ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids: expected integers, got {ids.dtype}")
+    if ids.ndim != 1:
+        raise ValueError(f"ids: expected one axis, got shape {ids.shape}")
+    return ids
+
+
+def _is_seed(seed) -> bool:
+    return isinstance(seed, (int, np.integer)) and int(seed) >= 0
 
 
 def _chunks(x, target, streams, seq_len):
@@ -381,7 +401,7 @@ class Batches:
                 f"x: expected at least one sequence on axis {self._axis}, and as many in each "
                 f"array, got shape {shapes}"
             )
-        if shuffle and not (isinstance(seed, (int, np.integer)) and seed >= 0):
+        if shuffle and not _is_seed(seed):
             raise ValueError(f"seed: expected an integer of 0 or more, got {seed!r}")
         self.shuffle, self.seed = bool(shuffle), seed
         self.y = None if y is None else _as_array("y", y)
@@ -440,9 +460,11 @@ class _Epoch(Sequence):
         return len(self._data)
 
     def __getitem__(self, i):
-        if not 0 <= i < len(self):
-            raise IndexError(f"batch: expected 0 to {len(self) - 1}, got {i}")
-        size = self._data.batch_size
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"batch: expected {-len(self)} to {len(self) - 1}, got {i}")
+        i, size = i % len(self), self._data.batch_size
         return self._data._gather(self._order[i * size : (i + 1) * size])
 
 

@@ -52,14 +52,39 @@ def save_training(trainer, path, options: dict | None = None) -> None:
     ------
     OSError
         Names `path`; the older file is as it was.
+    TypeError
+        As `pack_training`.
     """
+    write_tensors(path, *pack_training(trainer, options))
+
+
+def pack_training(trainer, options: dict | None = None) -> tuple[dict, dict]:
+    """Return a training as the tensors and the metadata of its file.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    options : dict, optional
+        As in `save_training`.
+
+    Raises
+    ------
+    TypeError
+        ``model: expected a Module, got Net``, or whatever `describe` says about it; ``options/a:
+        expected what JSON can hold, got int64``, ``trainer/callbacks/Mine: expected text as keys,
+        got 1``.
+    """
+    if not isinstance(trainer.model, Module):
+        raise TypeError(f"model: expected a Module, got {type(trainer.model).__name__}")
     tensors = trainer.model.state_dict()
     content = {
         "model": describe(trainer.model),
         "trainer": _take_arrays(trainer.state_dict(), "trainer", tensors),
         "options": options or {},
     }
-    write_tensors(path, tensors, {"format": FORMAT, "content": json.dumps(content)})
+    for name in ("model", "options"):
+        _check_json(content[name], name)
+    return tensors, {"format": FORMAT, "content": json.dumps(content)}
 
 
 def load_training(path) -> SavedTraining:
@@ -94,14 +119,37 @@ def load_training(path) -> SavedTraining:
 def _take_arrays(tree, name, tensors):
     """Return a tree of dicts, tuples, lists, numbers and arrays as JSON; fill `tensors`."""
     if isinstance(tree, np.ndarray):
+        if tree.dtype.kind not in "biufc" or tree.dtype.itemsize > 8:  # what safetensors knows
+            raise TypeError(f"{name}: expected an array of numbers, got one of {tree.dtype}")
         tensors[name] = tree
         return {"tensor": name}
     if isinstance(tree, dict):
-        return {"dict": {k: _take_arrays(v, f"{name}/{k}", tensors) for k, v in tree.items()}}
+        return {"dict": {k: _take_arrays(v, _below(name, k), tensors) for k, v in tree.items()}}
     if isinstance(tree, (tuple, list)):
         kind = "tuple" if isinstance(tree, tuple) else "list"
         return {kind: [_take_arrays(v, f"{name}/{k}", tensors) for k, v in enumerate(tree)]}
-    return tree
+    leaf = tree.item() if isinstance(tree, np.generic) else tree
+    _check_json(leaf, name)
+    return leaf
+
+
+def _check_json(tree, name):
+    """Refuse what JSON cannot hold, or would give back as something else, but for tuples."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            _check_json(value, _below(name, key))
+    elif isinstance(tree, (tuple, list)):
+        for i, value in enumerate(tree):
+            _check_json(value, f"{name}/{i}")
+    elif tree is not None and not isinstance(tree, (int, float, str)):
+        raise TypeError(f"{name}: expected what JSON can hold, got {type(tree).__name__}")
+
+
+def _below(name, key):
+    """Return the name of what a dict has under a key; JSON would turn other keys into text."""
+    if not isinstance(key, str):
+        raise TypeError(f"{name}: expected text as keys, got {key!r}")
+    return f"{name}/{key}"
 
 
 def _put_arrays(tree, tensors):

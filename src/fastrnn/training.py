@@ -20,8 +20,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from .layers._checks import check_method, check_real, check_saved
 from .losses import cross_entropy
 from .module import Module
 from .optim import Optimizer
+from .progress import Progress, check_state, checked_history, checked_progress
 from .schedules import Schedule
 
 
@@ -40,29 +41,6 @@ class NonFiniteError(FloatingPointError):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, after the step it came in was completed and everything was saved."""
-
-
-@dataclass
-class Progress:
-    """How far a training has come.
-
-    `epoch` epochs are complete, and of the current one `position` chunks, with the sum of their
-    losses, the sums of their metrics over `epoch_counted` targets and the seconds they took; `step`
-    updates in `seconds`, validation included, the last one with the rate `lr`; `best` is the lowest
-    validation loss (training loss, if there is no validation).
-    """
-
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    epoch_loss: float = 0.0
-    epoch_tokens: int = 0
-    epoch_seconds: float = 0.0
-    epoch_counted: int = 0
-    epoch_metrics: dict = field(default_factory=dict)
-    seconds: float = 0.0
-    lr: float = 0.0
-    best: float = math.inf
 
 
 class Callback:
@@ -84,7 +62,10 @@ class Callback:
     last = False
 
     def state_dict(self) -> dict:
-        """Return what `load_state_dict` needs: a tree of dicts, tuples, numbers, text, arrays."""
+        """Return what `load_state_dict` needs: a tree of dicts, tuples, numbers, text, arrays.
+
+        The keys of its dicts are text. It is asked for at any time, before `on_begin` too.
+        """
         return {}
 
     def load_state_dict(self, saved: dict) -> None:
@@ -155,7 +136,8 @@ class Trainer:
     chunks for the same number. If its ``carries_state`` is true, each chunk goes on where the
     previous one ended. `fastrnn.Batches` is one, and those for text are in `fastrnn.data`.
 
-    Integer targets of `fastrnn.data.IGNORED` are not counted; of any others all are.
+    Integer targets of `fastrnn.data.IGNORED` are not counted; of any others all are. A chunk in
+    which none counts makes no update: it only carries the state on.
 
     Examples
     --------
@@ -236,7 +218,9 @@ class Trainer:
             A KeyboardInterrupt, after Ctrl-C, once the current step is complete and the callbacks'
             `on_end` has run. A second Ctrl-C does not wait: it is a plain KeyboardInterrupt.
         ValueError
-            If no limit is given, or `data` has no chunks.
+            If no limit is given; ``data: expected at least one chunk, got none in epoch(0)``,
+            ``data: expected targets that count, got none``; of a training that is resumed with
+            other data, ``data: expected at least the 20 chunks that are done, got 7 in epoch(0)``.
         """
         if epochs is None and steps is None and seconds is None:
             raise ValueError("fit: expected a limit of epochs, steps or seconds, got none")
@@ -259,8 +243,9 @@ class Trainer:
                 self._emit("on_end")
         finally:
             interrupted, self._interrupted = self._interrupted, False
-            for callback in self.callbacks:
-                callback.close()
+            with ExitStack() as closing:  # all of them, even if one of them fails
+                for callback in reversed(self.callbacks):
+                    closing.callback(callback.close)
         if interrupted:
             raise Interrupted
         return rows
@@ -339,7 +324,7 @@ class Trainer:
         Returns
         -------
         float
-            The loss, before the update.
+            The loss, before the update; NaN if no target counts, and then there is no update.
 
         Raises
         ------
@@ -352,6 +337,9 @@ class Trainer:
         loss, dy = self.loss(y, target)
         loss = check_real("loss", loss)
         if not math.isfinite(loss):
+            if not _counted(target):  # as in `evaluate`
+                self.state = state
+                return math.nan
             raise NonFiniteError(f"step {p.step + 1}: the loss is {loss}{self._because(x)}")
         tape.backward(dy)
         self._clip()
@@ -392,11 +380,13 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Return what `load_state_dict` needs to go on, besides the model's parameters."""
-        states = dict(self._callback_states)
-        states |= {name: callback.state_dict() for name, callback in self._named_callbacks()}
+        states = {name: callback.state_dict() for name, callback in self._named_callbacks()}
+        states |= self._callback_states
         return {
             "progress": asdict(self.progress),
-            **self._parts(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "random": _random_state(self.model),
             "state": self.state,
             "callbacks": {name: state for name, state in states.items() if state},
             "history": [dict(row) for row in self.history],
@@ -416,12 +406,16 @@ class Trainer:
         ------
         ValueError
             ``schedule: expected the state of StepLR, got none``, ``trainer: missing key(s):
-            progress``, or the optimizer's. Optimizer, schedule and random state are then as before.
+            progress``, or the optimizer's or a callback's; everything is then as before.
         TypeError
-            ``trainer: expected what state_dict() returned, got NoneType``.
+            ``trainer: expected what state_dict() returned, got NoneType``, ``progress: step:
+            expected an integer >= 0, got str``, ``state: expected arrays in tuples, got str``.
         """
         check_saved("trainer", saved, ["optimizer", "progress", "state"])
-        check_saved("trainer: progress", saved["progress"])
+        progress = checked_progress(saved["progress"])
+        check_state(saved["state"])
+        history = checked_history(saved.get("history", ()))
+        check_saved("callbacks", saved.get("callbacks", {}))
         schedule = saved.get("schedule")
         if schedule is not None:
             check_saved("schedule", schedule, ["class"])
@@ -429,28 +423,13 @@ class Trainer:
             mine = "no schedule" if self.schedule is None else type(self.schedule).__name__
             theirs = "none" if schedule is None else f"that of {schedule['class']}"
             raise ValueError(f"schedule: expected the state of {mine}, got {theirs}")
-        try:
-            progress = Progress(**saved["progress"])
-        except TypeError as error:  # it knows other names
-            raise ValueError(f"trainer: progress: {error}") from None
-        kept = self._parts()
+        kept = self.state_dict()
         try:
             self._load_parts(saved)
         except BaseException:
             self._load_parts(kept)
             raise
-        self.progress = progress
-        self.state = saved["state"]
-        self.history = [dict(row) for row in saved.get("history", ())]
-        self._callback_states = dict(saved.get("callbacks", {}))
-        self._restore_callbacks()
-
-    def _parts(self) -> dict:
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "random": _random_state(self.model),
-        }
+        self.progress, self.state, self.history = progress, saved["state"], history
 
     def _load_parts(self, saved) -> None:
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -458,6 +437,8 @@ class Trainer:
             self.schedule.load_state_dict(saved["schedule"])
         if saved.get("random") is not None:
             self.model.load_random_state(saved["random"])
+        self._callback_states = dict(saved.get("callbacks", {}))
+        self._restore_callbacks()
 
     def _named_callbacks(self):
         """Yield callbacks with their names: EpochLog, EarlyStopping, EarlyStopping.1, ..."""
@@ -470,26 +451,31 @@ class Trainer:
     def _restore_callbacks(self):
         for name, callback in self._named_callbacks():
             if name in self._callback_states:
-                callback.load_state_dict(self._callback_states.pop(name))
+                callback.load_state_dict(self._callback_states[name])
+                del self._callback_states[name]  # not before: it may have been refused
 
     def _run(self, data, validation, rows) -> None:
         p = self.progress
         chunks = data.epoch(p.epoch)
-        if not len(chunks):
-            raise ValueError("data: expected at least one chunk, got none")
-        self._chunks = len(chunks)
+        self._chunks = len(chunks) or 1
         self._started = time.perf_counter() - p.seconds
         first_step = p.step
         while not self._interrupted:
-            if p.position == len(chunks):
+            if 0 < p.position == len(chunks):
                 self._report(validation, rows, complete=True)
                 chunks = data.epoch(p.epoch)
             elif self.stopped or self._limit_reached():
-                if p.position and p.step > first_step:
+                if p.position > p.epoch_skipped and p.step > first_step:
                     self._report(validation, rows, complete=False)
                 break
-            else:
+            elif p.position < len(chunks):
                 self._advance(chunks[p.position], getattr(data, "carries_state", False))
+            else:
+                least = f"the {p.position} chunks that are done" if p.position else "one chunk"
+                raise ValueError(
+                    f"data: expected at least {least}, got {len(chunks) or 'none'} "
+                    f"in epoch({p.epoch})"
+                )
 
     def _advance(self, chunk, carries_state) -> None:
         p = self.progress
@@ -499,11 +485,14 @@ class Trainer:
         if not carries_state:
             self.state = None
         p.position += 1
-        p.epoch_loss += loss
         p.epoch_tokens += np.size(chunk[1])
         p.epoch_seconds += now - before
         p.seconds = now - self._started
-        self._emit("on_step", loss)
+        if math.isnan(loss):  # no target of this chunk counts
+            p.epoch_skipped += 1
+        else:
+            p.epoch_loss += loss
+            self._emit("on_step", loss)
 
     def _report(self, validation, rows, complete) -> None:
         """Validate, close the epoch if it is complete, and hand a row to the callbacks.
@@ -511,7 +500,9 @@ class Trainer:
         Ctrl-C during the validation leaves everything as it was: a resumed run validates again.
         """
         p = self.progress
-        train_loss, scores = p.epoch_loss / p.position, {"loss": None}
+        if p.position == p.epoch_skipped:
+            raise ValueError("data: expected targets that count, got none")
+        train_loss, scores = p.epoch_loss / (p.position - p.epoch_skipped), {"loss": None}
         if validation is not None:
             scores = self._evaluate(validation, lambda: self._interrupted)
             if scores is None:
@@ -540,7 +531,7 @@ class Trainer:
             p.best = judged
         if complete:
             p.epoch += 1
-            p.position = p.epoch_tokens = p.epoch_counted = 0
+            p.position = p.epoch_tokens = p.epoch_counted = p.epoch_skipped = 0
             p.epoch_loss = p.epoch_seconds = 0.0
             p.epoch_metrics = {}
             self.state = None
@@ -606,8 +597,10 @@ class Trainer:
     @contextmanager
     def _deferred_interrupt(self):
         """Turn the first Ctrl-C into a flag that the loop looks at after every step."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread only
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a background job's: stays so
+        # Python delivers signals to the main thread only.
+        if ignored or threading.current_thread() is not threading.main_thread():
+            yield
             return
 
         def handler(signum, frame):

@@ -9,7 +9,6 @@ run.
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import json
 import math
@@ -145,7 +144,9 @@ def run(args) -> int:
     saved = _load_saved(args.out) if args.resume else None
     options = _merge(args, saved.options) if saved else _given(args)
     if options["log"]:
-        _check_writable(Path(options["log"]), "--log")
+        log = Path(options["log"])
+        if log.is_file() or log.is_dir() or not log.exists():  # it may be a pipe
+            _check_writable(log, "--log")
     _check_apart(options["text"], args.out, options["log"])
     text = _read_text(options)
     if saved and saved.options["text_sha256"] != options["text_sha256"]:
@@ -251,16 +252,10 @@ def _log_file(text):
 
 def _check_writable(path, option):
     """Find out before an hour of training, not after it."""
-    from ..checkpoint import temporary_name
+    from ..checkpoint import check_writable
 
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if option == "--out" and path.exists() and not path.is_file():  # a log may be a pipe
-            raise OSError(errno.EINVAL, "expected a regular file")
-        temporary = Path(temporary_name(os.path.realpath(path)))
-        temporary.touch(exist_ok=False)
-        temporary.unlink()
+        check_writable(path)
     except OSError as error:
         raise CommandError(f"{option}: cannot write {path}: {error.strerror}") from None
 
