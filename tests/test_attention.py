@@ -201,3 +201,16 @@ def test_a_tape_is_refused_after_the_weights_have_changed():
     layer.params["weight_memory"][0, 0] += 1
     with pytest.raises(RuntimeError, match="changed since forward"):
         tape.backward(context)
+
+
+def test_initial_values_are_uniform_up_to_one_over_the_root_of_what_each_reads():
+    layer = fr.AdditiveAttention(64, 16, 100, seed=0)
+    reads = {"weight_query": 64, "bias": 64, "weight_memory": 16, "weight_score": 100}
+    for name, inputs in reads.items():
+        assert 0.9 < np.abs(layer.params[name]).max() * inputs**0.5 <= 1, name
+
+
+def test_lengths_of_another_shape_are_refused():
+    x = np.zeros((4, 3, 2), np.float32)
+    with pytest.raises(ValueError, match=r"^lengths: expected shape \(3,\), got \(1,\)"):
+        fr.AdditiveAttention(2, 2, 3)((x, x), lengths=[2])

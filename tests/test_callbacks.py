@@ -466,3 +466,9 @@ def test_numbers_of_numpy_in_the_state_of_a_callback_come_back_as_those_of_pytho
     assert values == {"a": 0.5, "b": 3, "c": True, "d": 0.25}
     assert [type(value) for value in values.values()] == [float, int, bool, float]
     assert np.array_equal(loaded.state["array"], np.arange(3))
+
+
+@pytest.mark.parametrize("patience", [2.5, math.inf])
+def test_a_patience_that_is_no_whole_number_is_refused(patience):
+    with pytest.raises(ValueError, match=r"^patience"):
+        fr.callbacks.EarlyStopping(patience=patience)

@@ -128,3 +128,9 @@ def test_extreme_temperatures_and_logits_neither_warn_nor_leave_the_range(temper
     rng = np.random.default_rng(0)
     logits = np.array([3e38, -3e38, 0], np.float32)
     assert all(0 <= choose(logits, temperature, 0, rng) < 3 for _ in range(100))
+
+
+@pytest.mark.parametrize("options", [{}, {"embedding": 2}])
+def test_every_layer_has_the_dtype_of_the_model(options):
+    model = CharLM("abc", dtype="float64", **options)
+    assert {layer.dtype for layer in model.layers if layer.dtype} == {np.dtype("float64")}

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fastrnn as fr
-from fastrnn.checkpoint import read_tensors, write_tensors
+from fastrnn.checkpoint import read_tensors, remove_temporaries, write_tensors
 from fastrnn.module import Module
 
 
@@ -292,3 +292,40 @@ def test_a_configuration_beyond_all_memory_is_an_error_that_names_the_path(path)
     write_tensors(path, {"weight": np.zeros(1)}, {"format": "fastrnn model 1", "model": model})
     with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot build the model"):
         fr.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
+def test_what_is_no_regular_file_is_left_as_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="regular file"):
+        fr.save(fr.Linear(2, 2), tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions on this system")
+def test_a_new_file_is_at_no_moment_more_readable_than_the_old_one(tmp_path, monkeypatch):
+    path, modes, chmod = tmp_path / "model", [], os.chmod
+    path.touch(0o600)
+
+    def look(name, mode):
+        modes.append(stat.S_IMODE(os.stat(name).st_mode))
+        chmod(name, mode)
+
+    monkeypatch.setattr(os, "chmod", look)
+    fr.save(fr.Linear(2, 2), path)
+    assert modes == [0o600]
+
+
+def test_a_name_that_only_begins_like_a_temporary_file_stays(tmp_path):
+    other = tmp_path / "model.01234567.tmp.bak"
+    other.touch()
+    remove_temporaries(tmp_path / "model")
+    assert other.exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="handles cannot be counted here")
+def test_saving_leaves_no_handle_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    fr.save(fr.Linear(2, 2), tmp_path / "model")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -114,3 +114,11 @@ def test_an_infinite_limit_changes_no_gradient_whatever_it_is():
     layer.grads["weight"] = [[np.inf], [3]]
     assert fr.clip_grad_norm_(layer, np.inf) == np.inf
     assert layer.grads["weight"].tolist() == [[np.inf], [3]]
+
+
+@pytest.mark.parametrize("clip", [fr.clip_grad_norm_, fr.clip_grad_value_])
+def test_a_limit_of_zero_leaves_nothing(clip):
+    layer = fr.Linear(1, 2, bias=False)
+    layer.grads["weight"] = [[3], [-4]]
+    clip(layer, 0)
+    assert not layer.grads["weight"].any()

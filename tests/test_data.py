@@ -288,3 +288,8 @@ def test_a_padding_of_numpy_is_rounded_like_one_of_python():
     sequences = [np.ones(2, "f4"), np.ones(1, "f4")]
     padded, _ = fr.pad_sequences(sequences, value=np.float64(0.1))
     assert padded[1, 1] == np.float32(0.1) and padded.dtype == np.float32
+
+
+def test_an_empty_sequence_among_ids_leaves_them_integers():
+    x, lengths = fr.pad_sequences([[], [1, 2]])
+    assert x.dtype.kind == "i" and lengths.tolist() == [0, 2]

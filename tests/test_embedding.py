@@ -125,3 +125,13 @@ def test_an_empty_list_of_ids_and_a_matrix_are_looked_up():
         matrix = np.matrix([[1, 2]])
     assert layer([])[0].shape == (0, 3)
     assert (layer(matrix)[0] == layer(np.array([[1, 2]]))[0]).all()
+
+
+def test_a_state_or_its_gradient_is_refused():
+    layer = fr.Embedding(5, 4)
+    for call in layer, layer.forward:
+        with pytest.raises(ValueError, match=r"^state: Embedding keeps no state"):
+            call(np.array([1]), np.zeros(1))
+    _, _, tape = layer.forward(np.array([1]))
+    with pytest.raises(ValueError, match=r"^dstate: Embedding keeps no state"):
+        tape.backward(np.zeros((1, 4), np.float32), np.zeros(1))

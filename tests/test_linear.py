@@ -165,3 +165,13 @@ def test_sizes_that_are_no_integers_are_refused():
 def test_its_config_builds_it_again():
     layer = fr.Linear(3, 2, bias=False, dtype="float64")
     assert fr.Linear(**layer.config()).config() == layer.config()
+
+
+def test_a_state_or_its_gradient_is_refused():
+    layer, x = fr.Linear(3, 2), np.zeros((1, 3), np.float32)
+    for call in layer, layer.forward:
+        with pytest.raises(ValueError, match=r"^state: Linear keeps no state"):
+            call(x, np.zeros(1))
+    y, _, tape = layer.forward(x)
+    with pytest.raises(ValueError, match=r"^dstate: Linear keeps no state"):
+        tape.backward(y, np.zeros(1))

@@ -381,3 +381,12 @@ def test_the_classes_of_a_matrix_are_the_classes_of_its_rows():
     assert fr.cross_entropy(logits, targets)[0] == fr.cross_entropy(VALUES, targets)[0]
     targets = np.matrix([[0, 1]])
     assert fr.cross_entropy(VALUES[None], targets)[0] == fr.cross_entropy(VALUES, [0, 1])[0]
+
+
+def test_accuracy_broadcasts_nothing():
+    with pytest.raises(ValueError, match=r"^targets: expected shape \(3, 2\), got \(2,\)"):
+        fr.accuracy(np.zeros((3, 2, 4)), [0, 1])
+
+
+def test_accuracy_is_nan_if_no_target_counts():
+    assert np.isnan(fr.accuracy(np.zeros((2, 4)), [-100, -100]))

@@ -355,3 +355,21 @@ def test_an_option_is_no_text():
         fr.optim.SGD(fr.Linear(1, 1), "0.1")
     with pytest.raises(ValueError, match=r"^momentum: expected .* got '0.9'"):
         fr.optim.SGD(fr.Linear(1, 1), momentum="0.9", nesterov=True)
+
+
+def test_an_optimizer_over_a_layer_two_models_deep_is_pickled_with_it():
+    inner = fr.Sequential(fr.Linear(4, 4), fr.Linear(4, 2))
+    model = fr.Sequential(fr.LSTM(3, 4), inner)
+    twin, sgd = pickle.loads(pickle.dumps((model, fr.optim.SGD(inner.layers[0]))))
+    before = twin.state_dict()
+    twin._flat_grad[...] = 1
+    sgd.step()
+    changed = {name for name, value in twin.state_dict().items() if (value != before[name]).any()}
+    assert changed == {"1.0.weight", "1.0.bias"}
+
+
+def test_betas_of_zero_keep_no_memory():
+    layer = fr.Linear(1, 1, bias=False, dtype="float64")
+    layer.params["weight"], layer.grads["weight"] = 1, 2
+    fr.optim.Adam(layer, 0.1, betas=(0.0, 0.0)).step()
+    assert layer.params["weight"] == pytest.approx(0.9)

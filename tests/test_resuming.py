@@ -254,3 +254,22 @@ def test_a_training_file_without_options_is_an_error_that_names_the_path(tmp_pat
     write_tensors(path, tensors, metadata | {"content": json.dumps(content)})
     with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot build the training"):
         load_training(path)
+
+
+def test_a_state_taken_from_a_trainer_does_not_change_with_it():
+    trainer = make()
+    trainer.fit(streams(), whole(), epochs=1)
+    saved = trainer.state_dict()
+    trainer.fit(streams(), whole(), epochs=2)
+    assert len(saved["history"]) == 1
+
+
+def test_the_state_that_a_file_carries_on_has_the_shape_it_had(tmp_path):
+    def shape(tree):
+        return tuple(map(shape, tree)) if isinstance(tree, tuple) else type(tree)
+
+    trainer = make()
+    trainer.fit(streams(), steps=7)
+    save_training(trainer, tmp_path / "training")
+    saved = load_training(tmp_path / "training").trainer["state"]
+    assert shape(saved) == shape(trainer.state)

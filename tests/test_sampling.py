@@ -121,3 +121,9 @@ def test_the_largest_random_number_leads_to_the_last_index_that_is_allowed():
 def test_numbers_out_of_their_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         check_sampling(*arguments)
+
+
+@pytest.mark.parametrize("temperature", [np.inf, np.nan, -1])
+def test_a_temperature_that_is_no_finite_number_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"^temperature"):
+        check_sampling(temperature, 0, 1.0)

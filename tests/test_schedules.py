@@ -147,3 +147,14 @@ def test_a_plateau_whose_own_rate_is_wrong_changes_nothing():
     with pytest.raises(ValueError, match=r"^lr: "):
         schedule.load_state_dict(before | {"steps": 3, "lr": -1.0})
     assert schedule.state_dict() == before
+
+
+def test_the_rate_from_which_a_plateau_counts_may_be_set_twice():
+    optimizer = fr.optim.SGD(fr.Linear(1, 1), 1.0)
+    schedule = ReduceOnPlateau(optimizer, factor=0.5, patience=0)
+    for loss in 1.0, 2.0:
+        schedule.step(loss)
+    once = optimizer.lr
+    for rate in 4.0, 2.0:
+        schedule.base_lr = rate
+    assert once == 0.5 and optimizer.lr == 2.0 * once

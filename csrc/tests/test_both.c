@@ -389,12 +389,25 @@ static void layers_that_do_not_fit_each_other_are_refused(void)
     CHECK(fr_forward_two(layers, &seq, args) == FR_EARG, "no scratch");
     CHECK(fr_forward_two(layers, &back, args) == FR_EARG, "the other direction");
     CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) > 0, "they fit");
+    CHECK(fr_forward_two_scratch_bytes(layers, &back, 0) == 0, "the other direction");
     layers[1].input_size = H + 1;
     CHECK(fr_forward_two(layers, &seq, args) == FR_EDIM, "more inputs than outputs");
     CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) == 0, "more inputs than outputs");
     CHECK(fr_forward_two_together(layers, &seq, 0) == 0, "more inputs than outputs");
     layers[1] = (fr_layer){FR_GRU, FR_F64, H, H};
     CHECK(fr_forward_two(layers, &seq, args) == FR_EARG, "float and double");
+    CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) == 0, "float and double");
+}
+
+static void scratch_is_enough_for_two_layers_of_which_the_first_reads_tokens(void)
+{
+    const fr_layer layers[2] = {{FR_RNN_TANH, FR_F32, 256, 64}, {FR_RNN_TANH, FR_F32, 64, 64}};
+    const fr_seq seq = {.T = 64, .B = 1, .threads = 2}, alone = {.T = 64, .B = 1, .threads = 1};
+    size_t parts = 0;
+    for (int i = 0; i < 2; i++)
+        parts += fr_forward_scratch_bytes(&layers[i], &alone, 0);
+    CHECK(fr_forward_two_together(layers, &seq, 1), "they are walked at the same time");
+    CHECK(fr_forward_two_scratch_bytes(layers, &seq, 0) >= parts, "%zu bytes", parts);
 }
 
 /* ---- arguments ------------------------------------------------------------------------------ */
@@ -423,6 +436,33 @@ static void what_is_missing_is_told(void)
     CHECK(fr_backward_both_scratch_bytes(&layer, &bad, 0) == 0, "T = -1");
 }
 
+/* In turn, at the same time, and at the same time whoever sleeps. */
+static void a_direction_that_cannot_begin_is_told_whichever_it_is(void)
+{
+    for (int together = 0; together < 3; together++)
+        for (int bad = 0; bad < 2; bad++) {
+            fr_forward_args f[2];
+            fr_backward_args b[2];
+            sides s = new_sides(FR_LSTM, FR_F32, NO_DX);
+            forced_plan = (fr_plan){1, 1, 1, 7, 0, 0, 0, together};
+            solve(&s, 1, 2);
+            arguments(&s, f, b);
+            f[0].scratch = guarded(fr_forward_both_scratch_bytes(&s.layer, &s.seq, 1));
+            b[0].scratch = guarded(fr_backward_both_scratch_bytes(&s.layer, &s.seq, 0));
+            void *const reserve = f[bad].reserve;
+            f[bad].reserve = NULL;
+            CHECK(fr_forward_both(&s.layer, &s.seq, f) == FR_EARG, "%d, %d", together, bad);
+            f[bad].reserve = reserve;
+            f[bad].packed = b[bad].packed = NULL;
+            CHECK(fr_forward_both(&s.layer, &s.seq, f) == FR_EARG, "%d, %d", together, bad);
+            CHECK(fr_backward_both(&s.layer, &s.seq, b) == FR_EARG, "%d, %d", together, bad);
+            release(f[0].scratch);
+            release(b[0].scratch);
+            free_sides(&s);
+        }
+    forced_plan.rows = 0;
+}
+
 static void sizes_that_no_memory_holds_have_no_scratch(void)
 {
     const fr_layer layer = {FR_GRU, FR_F64, (int64_t)1 << 38, 64};
@@ -437,8 +477,10 @@ int main(void)
     RUN_ON_EVERY_ISA(a_layer_that_follows_gives_what_a_call_of_its_own_gives);
     RUN(a_layer_does_not_follow_one_that_could_not_begin);
     RUN(layers_that_do_not_fit_each_other_are_refused);
+    RUN(scratch_is_enough_for_two_layers_of_which_the_first_reads_tokens);
     RUN(a_bad_token_leaves_everything_as_it_was);
     RUN(what_is_missing_is_told);
+    RUN(a_direction_that_cannot_begin_is_told_whichever_it_is);
     RUN(sizes_that_no_memory_holds_have_no_scratch);
     return summary();
 }

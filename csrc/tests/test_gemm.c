@@ -252,6 +252,40 @@ static void zeros_of_different_length_have_different_fingerprints(void)
         CHECK(fr_fingerprint(zeros, n) != fr_fingerprint(zeros, n - 1), "%d bytes", (int)n);
 }
 
+/* Neither where threads meet, nor panels that another has not packed yet. */
+static void a_shared_product_does_not_read_what_was_in_its_scratch(void)
+{
+    enum { N = 600, K = 8, TURNS = 200 };
+    float A[N * K], B[K * N], *C = guarded(sizeof(float) * N * N);
+    for (int i = 0; i < N * K; i++)
+        A[i] = B[i] = 1;
+    fr_gemm_args g = {.dtype = FR_F32,
+                      .M = N,
+                      .N = N,
+                      .K = K,
+                      .A = A,
+                      .lda = K,
+                      .B = B,
+                      .ldb = N,
+                      .C = C,
+                      .ldc = N,
+                      .threads = 2};
+    const size_t bytes = fr_gemm_scratch_bytes(&g);
+    char *scratch = g.scratch = guarded(bytes);
+    for (int turn = 0; turn < TURNS; turn++) {
+        for (size_t i = 0; i < bytes; i++) /* in every place something else */
+            scratch[i] = (char)(i / 64 + (size_t)turn);
+        memset(scratch + bytes / 8, 0xff, bytes - bytes / 8);
+        CHECK(fr_gemm(&g) == FR_OK, "turn %d", turn);
+        int wrong = 0;
+        for (int i = 0; i < N * N; i++)
+            wrong += C[i] != K;
+        CHECK(wrong == 0, "turn %d: %d elements", turn, wrong);
+    }
+    release(C);
+    release(scratch);
+}
+
 int main(void)
 {
     RUN_ON_EVERY_ISA(products_of_every_size_and_transpose_are_right);
@@ -265,5 +299,6 @@ int main(void)
     RUN(every_changed_bit_changes_the_fingerprint);
     RUN(the_same_flip_in_two_words_changes_the_fingerprint);
     RUN(zeros_of_different_length_have_different_fingerprints);
+    RUN(a_shared_product_does_not_read_what_was_in_its_scratch);
     return summary();
 }

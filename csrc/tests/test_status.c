@@ -633,6 +633,17 @@ static void reading_the_reserve_checks_its_arguments(void)
     free_call(c);
 }
 
+static void products_of_sizes_that_overflow_are_refused(void)
+{
+    const int64_t q = (int64_t)1 << 31;
+    const fr_gemm_args wide = {.M = 1, .N = q, .K = q, .lda = q, .ldb = q, .ldc = q, .threads = 1};
+    const fr_gemm_args tall = {.M = q, .N = 1, .K = q, .lda = q, .ldb = 1, .ldc = 1, .threads = 1};
+    const fr_attention_args queries = {.T = q, .S = 1, .M = q};
+    CHECK(fr_gemm_scratch_bytes(&wide) == 0, "N x K");
+    CHECK(fr_gemm_scratch_bytes(&tall) == 0, "M x K");
+    CHECK(fr_attention_scores(&queries) == FR_EDIM, "T x M");
+}
+
 int main(void)
 {
     RUN(reading_the_reserve_checks_its_arguments);
@@ -661,5 +672,6 @@ int main(void)
     RUN(every_status_has_a_text_of_its_own);
     RUN(the_callers_subnormals_survive_a_call);
     RUN(the_callers_flushing_survives_a_call);
+    RUN(products_of_sizes_that_overflow_are_refused);
     return summary();
 }

@@ -144,7 +144,7 @@ def gradcheck(
     if not all(map(np.array_equal, base, outputs())):
         raise ValueError("forward: two calls differ; gradcheck needs dropout 0")
     weights = [rng.standard_normal(array.shape) for array in base]
-    analytic = _analytic(model, forward(state), weights)
+    analytic = _analytic(model, forward(state), weights, isinstance(x, tuple))
     variables = {}
     for key, array in inputs.items():
         if array.dtype == np.float64:
@@ -168,7 +168,7 @@ def gradcheck(
     return result
 
 
-def _analytic(model, forward, weights) -> dict:
+def _analytic(model, forward, weights, several) -> dict:
     """Gradients by name from a forward's tape, asked twice; the model's own are put back."""
     _, final, tape = forward
     remaining = iter(weights[1:])
@@ -176,9 +176,11 @@ def _analytic(model, forward, weights) -> dict:
     before = {name: array.copy() for name, array in model.grads.items()}
 
     def ask():
-        dx, dstate = (_leaves(_map(_copy, d)) for d in tape.backward(weights[0], dfinal))
-        inputs = {f"dx{key}": array for key, array in dx.items()}
-        inputs |= {f"dstate{key}": array for key, array in dstate.items()}
+        dx, dstate = tape.backward(weights[0], dfinal)
+        if dx is not None and not several:
+            dx = _copy(dx)  # two arrays of one shape may have come as one
+        inputs = {f"dx{key}": array for key, array in _leaves(_map(_copy, dx)).items()}
+        inputs |= {f"dstate{key}": array for key, array in _leaves(_map(_copy, dstate)).items()}
         return inputs, {name: array.copy() for name, array in model.grads.items()}
 
     try:

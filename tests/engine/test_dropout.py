@@ -267,3 +267,20 @@ def test_dropout_keeps_no_state():
         layer.forward(x, np.ones(3))
     with pytest.raises(ValueError, match=r"^dstate: Dropout keeps no state"):
         layer.forward(x)[2].backward(x, np.ones(3))
+
+
+def test_every_forward_of_the_layer_draws_another_mask():
+    layer, x = fr.Dropout(0.5, seed=0), np.ones(64)
+    assert len({layer.forward(x)[0].tobytes() for _ in range(4)}) == 4
+    assert layer.random_state[1] == 4
+
+
+def test_the_layer_refuses_a_state_and_uses_up_no_mask():
+    layer = fr.Dropout(0.5, seed=0)
+    for call in layer, layer.forward:
+        with pytest.raises(ValueError, match=r"^state: Dropout keeps no state"):
+            call(np.ones(3), np.ones(3))
+    _, _, tape = layer.forward(np.ones(3))
+    with pytest.raises(ValueError, match=r"^dstate: Dropout keeps no state"):
+        tape.backward(np.ones(3), np.ones(3))
+    assert layer.random_state[1] == 1
