@@ -472,3 +472,13 @@ def test_numbers_of_numpy_in_the_state_of_a_callback_come_back_as_those_of_pytho
 def test_a_patience_that_is_no_whole_number_is_refused(patience):
     with pytest.raises(ValueError, match=r"^patience"):
         fr.callbacks.EarlyStopping(patience=patience)
+
+
+def test_within_an_epoch_a_training_is_saved_once_an_interval(tmp_path, monkeypatch):
+    clock = iter(range(10**6))  # a second passes whenever somebody looks
+    monkeypatch.setattr(fr.callbacks.time, "monotonic", lambda: next(clock))
+    saved = []
+    monkeypatch.setattr(fr.callbacks, "save_training", lambda trainer, *_: saved.append(trainer))
+    trainer = make(callbacks=[Checkpoints(tmp_path / "model", every=4)])
+    trainer.fit(streams(), steps=20)
+    assert 2 <= len(saved) <= 6

@@ -281,3 +281,8 @@ def test_a_backward_after_a_change_adds_to_no_gradient():
     with pytest.raises(RuntimeError, match="changed since forward"):
         tape.backward(np.ones_like(logits))
     assert not any(gradient.any() for gradient in model.grads.values())
+
+
+def test_what_is_generated_belongs_to_the_caller_row_by_row():
+    rows = fr.EncoderDecoder(5, 4, seed=0).generate(np.zeros((3, 2), int), max_length=4)
+    assert all(row.base is None for row in rows)

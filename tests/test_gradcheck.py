@@ -200,3 +200,16 @@ def test_options_that_cannot_be_are_refused_before_anything_is_computed(options,
     with pytest.raises(error, match=message):
         fr.gradcheck(model, X, **options)
     assert not model.calls
+
+
+def test_resets_reach_the_layer():
+    seen = []
+
+    class Watched(fr.GRU):
+        def forward(self, x, state=None, lengths=None, reset=None):
+            seen.append(reset)
+            return super().forward(x, state, lengths, reset)
+
+    reset = np.array([[False], [True], [False]])
+    fr.gradcheck(Watched(2, 2, dtype="float64"), np.ones((3, 1, 2)), reset=reset)
+    assert seen and all(given is reset for given in seen)

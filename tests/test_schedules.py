@@ -158,3 +158,9 @@ def test_the_rate_from_which_a_plateau_counts_may_be_set_twice():
     for rate in 4.0, 2.0:
         schedule.base_lr = rate
     assert once == 0.5 and optimizer.lr == 2.0 * once
+
+
+@pytest.mark.parametrize("factor", ["0.5", None, math.nan])
+def test_a_factor_that_is_no_number_is_refused(factor):
+    with pytest.raises(ValueError, match=r"^factor: expected a number above 0 and below 1"):
+        ReduceOnPlateau(optimizer_of(), factor)
