@@ -168,6 +168,20 @@ static void directions_are_walked_at_the_same_time_where_that_is_faster(void)
           "long calls wake the other thread");
 }
 
+/* Who walks for all the others has room for so many walkers. */
+static void no_thread_walks_for_more_than_it_has_room_for(void)
+{
+    for (int64_t H = 16; H <= 256; H *= 2)
+        for (int64_t B = 8; B <= 64; B *= 2)
+            for (int64_t T = 1; T <= 64; T *= 2)
+                for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_BACKWARD; pass++) {
+                    const fr_layer layer = {FR_LSTM, FR_F32, H, H};
+                    const fr_plan plan = shipped_make_plan(&layer, T, B, 64, 16, (fr_pass)pass);
+                    CHECK(!plan.offered || plan.threads <= FR_MOST_ALONE,
+                          "T %d, B %d, H %d: %d threads", (int)T, (int)B, (int)H, plan.threads);
+                }
+}
+
 /* A thread for each of two layers where a call of one alone could not use two, or they would meet often. */
 static void layers_are_walked_at_the_same_time_where_that_is_faster(void)
 {
@@ -274,6 +288,7 @@ int main(void)
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
+    RUN(no_thread_walks_for_more_than_it_has_room_for);
     RUN(a_thread_works_ahead_of_a_single_row);
     RUN(directions_are_walked_at_the_same_time_where_that_is_faster);
     RUN(layers_are_walked_at_the_same_time_where_that_is_faster);
