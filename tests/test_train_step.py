@@ -265,7 +265,8 @@ def test_a_layer_that_moved_into_a_model_afterwards_is_still_trained():
 )
 def test_an_impossible_step_is_refused_when_it_is_made(make, error, message):
     model, options = make()
-    optimizer = fr.optim.SGD(model if model and model != 3 else fr.Linear(1, 1))
+    trainable = model if isinstance(model, (list, fr.Module)) and model else fr.Linear(1, 1)
+    optimizer = fr.optim.SGD(trainable)
     with pytest.raises(error, match=f"^{message}"):
         fr.TrainStep(model, optimizer, **options)
 

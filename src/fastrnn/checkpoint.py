@@ -51,7 +51,8 @@ def save(model, path) -> None:
     OSError
         ``[Errno 13] Permission denied: PATH`` and the like; an old file is as it was.
     TypeError
-        ``model: expected a Module, got ndarray``, or the model has no ``config()``.
+        ``model: expected a Module, got ndarray``, or the model has no ``config()``, or one that
+        does not fit it or JSON: ``model/config/size: expected what JSON can hold, got int64``.
 
     Examples
     --------
@@ -65,7 +66,9 @@ def save(model, path) -> None:
     """
     if not isinstance(model, Module):
         raise TypeError(f"model: expected a Module, got {type(model).__name__}")
-    metadata = {"format": FORMAT, "model": json.dumps(describe(model))}
+    description = describe(model)
+    check_json(description, "model")
+    metadata = {"format": FORMAT, "model": json.dumps(description)}
     write_tensors(path, model.state_dict(), metadata)
 
 
@@ -182,6 +185,25 @@ def _target(path: str) -> str:
     if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(errno.EINVAL, "expected a regular file", path)
     return target
+
+
+def check_json(tree, name):
+    """Refuse what JSON cannot hold, or would give back as something else, but for tuples."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            check_json(value, below(name, key))
+    elif isinstance(tree, (tuple, list)):
+        for i, value in enumerate(tree):
+            check_json(value, f"{name}/{i}")
+    elif tree is not None and not isinstance(tree, (int, float, str)):
+        raise TypeError(f"{name}: expected what JSON can hold, got {type(tree).__name__}")
+
+
+def below(name, key):
+    """Return the name of what a dict has under a key; JSON would turn other keys into text."""
+    if not isinstance(key, str):
+        raise TypeError(f"{name}: expected text as keys, got {key!r}")
+    return f"{name}/{key}"
 
 
 def temporary_name(target: str) -> str:

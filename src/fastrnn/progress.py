@@ -40,6 +40,7 @@ class Progress:
 
 
 def checked_progress(saved) -> Progress:
+    """Return a saved progress as one of its own; each field must be of its type."""
     check_saved("trainer: progress", saved)
     try:
         progress = Progress(**saved)
@@ -65,6 +66,7 @@ def check_state(state) -> None:
 
 
 def checked_history(rows) -> list[dict]:
+    """Return copies of the rows of an epoch each."""
     if not isinstance(rows, (list, tuple)):
         raise TypeError(f"history: expected rows in a list, got {type(rows).__name__}")
     for i, row in enumerate(rows):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .checkpoint import CANNOT_BUILD, read_tensors, write_tensors
+from .checkpoint import CANNOT_BUILD, below, check_json, read_tensors, write_tensors
 from .module import Module, build, describe
 
 FORMAT = "fastrnn training 1"
@@ -83,7 +83,7 @@ def pack_training(trainer, options: dict | None = None) -> tuple[dict, dict]:
         "options": options or {},
     }
     for name in ("model", "options"):
-        _check_json(content[name], name)
+        check_json(content[name], name)
     return tensors, {"format": FORMAT, "content": json.dumps(content)}
 
 
@@ -124,32 +124,13 @@ def _take_arrays(tree, name, tensors):
         tensors[name] = tree
         return {"tensor": name}
     if isinstance(tree, dict):
-        return {"dict": {k: _take_arrays(v, _below(name, k), tensors) for k, v in tree.items()}}
+        return {"dict": {k: _take_arrays(v, below(name, k), tensors) for k, v in tree.items()}}
     if isinstance(tree, (tuple, list)):
         kind = "tuple" if isinstance(tree, tuple) else "list"
         return {kind: [_take_arrays(v, f"{name}/{k}", tensors) for k, v in enumerate(tree)]}
     leaf = tree.item() if isinstance(tree, np.generic) else tree
-    _check_json(leaf, name)
+    check_json(leaf, name)
     return leaf
-
-
-def _check_json(tree, name):
-    """Refuse what JSON cannot hold, or would give back as something else, but for tuples."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            _check_json(value, _below(name, key))
-    elif isinstance(tree, (tuple, list)):
-        for i, value in enumerate(tree):
-            _check_json(value, f"{name}/{i}")
-    elif tree is not None and not isinstance(tree, (int, float, str)):
-        raise TypeError(f"{name}: expected what JSON can hold, got {type(tree).__name__}")
-
-
-def _below(name, key):
-    """Return the name of what a dict has under a key; JSON would turn other keys into text."""
-    if not isinstance(key, str):
-        raise TypeError(f"{name}: expected text as keys, got {key!r}")
-    return f"{name}/{key}"
 
 
 def _put_arrays(tree, tensors):

@@ -129,10 +129,11 @@ class Fixed:
         self._name = name
 
     def __set__(self, instance, value):
-        if instance.__dict__.get(self._name, value) != value:
-            kind = type(instance).__name__
-            raise AttributeError(f"{self._name}: fixed when a {kind} is made; make another one")
-        instance.__dict__[self._name] = value
+        kept = instance.__dict__.setdefault(self._name, value)
+        if kept != value:
+            raise AttributeError(
+                f"{self._name}: fixed when it is made: expected {kept}, got {value}"
+            )
 
 
 def check_stateless(layer, state, name: str = "state") -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_positive, check_stateless, generator
+from ._checks import Fixed, check_gradient, check_positive, check_stateless, generator
 
 
 class AdditiveAttention(Module):
@@ -53,6 +53,8 @@ class AdditiveAttention(Module):
     >>> tape.weights[0, 1]
     array([1., 0., 0., 0., 0., 0., 0.], dtype=float32)
     """
+
+    query_size, memory_size, attention_size = Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -198,11 +200,11 @@ class AdditiveAttention(Module):
         B, S = memory.shape[:2]
         if len(query) != B:
             raise ValueError(f"query: expected {B} rows like memory, got {len(query)}")
+        if lengths is None:
+            return query, memory, np.full(B, S, np.int64)
         lengths = _check_lengths(lengths, B, S)
-        live = np.arange(S) < lengths[:, None]
-        if not live.all():  # a weight of 0 would let NaN through
-            memory = np.where(live[..., None], memory, 0)
-        return query, memory, lengths
+        # What lies beyond a row has a weight of 0, through which NaN would get.
+        return query, np.where(_live(lengths, S)[..., None], memory, 0), lengths
 
     def _turn(self, array):
         """To batch first, which is how everything is stored here, or back."""
@@ -217,7 +219,7 @@ class AdditiveAttention(Module):
         (B, T, _), S = queries.shape, keys.shape[1]
         v = self._params["weight_score"]
         scores = _core.attention_scores(queries, keys, v, lengths)  # (E5)
-        weights = _softmax(scores, (np.arange(S) < lengths[:, None])[:, None])  # (E6)
+        weights = _softmax(scores, _live(lengths, S)[:, None])  # (E6)
         context = np.empty((B, T, self.memory_size), self.dtype)
         for b in range(B):
             _core.matmul(weights[b], memory[b], context[b])  # (E7)
@@ -291,9 +293,7 @@ class AdditiveAttentionTape:
 
 
 def _check_lengths(lengths, B, S) -> np.ndarray:
-    """Return (B,) int64: the places of each row; all of them without lengths."""
-    if lengths is None:
-        return np.full(B, S, np.int64)
+    """Return (B,) int64: the places of each row."""
     lengths = _core._as_integers("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
@@ -304,6 +304,11 @@ def _check_lengths(lengths, B, S) -> np.ndarray:
             f"lengths: expected values from 0 to {S}, got {lengths.min()} to {lengths.max()}"
         )
     return np.ascontiguousarray(lengths, np.int64)
+
+
+def _live(lengths, S):
+    """Return (B, S): which places a row may look at."""
+    return np.arange(S) < lengths[:, None]
 
 
 def _softmax(scores, live):

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _core
 from ..module import Module
-from ._checks import check_gradient, check_positive, check_stateless, generator
+from ._checks import Fixed, check_gradient, check_positive, check_stateless, generator
 
 
 class Embedding(Module):
@@ -49,6 +49,8 @@ class Embedding(Module):
     >>> layer.grads["weight"][:, 0]
     array([1., 1., 0., 2., 0.], dtype=float32)
     """
+
+    num_embeddings, embedding_dim = Fixed(), Fixed()
 
     def __init__(self, num_embeddings, embedding_dim, *, dtype="float32", seed=None):
         self.num_embeddings = check_positive("num_embeddings", num_embeddings)
