@@ -3,6 +3,9 @@
  * A processor may know AVX-512 while the operating system does not save its registers; so
  * CPUID is believed only together with XGETBV. The choice is one pointer to a const table. */
 #include <string.h>
+#ifndef _WIN32
+#include <unistd.h>
+#endif
 
 #include "internal.h"
 
@@ -38,7 +41,48 @@ static int has_avx512(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
            (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
 }
+
+/* Bytes of the data cache of a level, as CPUID describes it (leaf 4, of AMD 0x8000001d); 0: it does not. */
+static size_t cache_bytes(uint32_t leaf, uint32_t level)
+{
+    enum { DATA = 1, UNIFIED = 3, MOST = 16 };
+    uint32_t a, b, c, d;
+    for (uint32_t i = 0; i < MOST && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31); i++)
+        if (((a & 31) == DATA || (a & 31) == UNIFIED) && (a >> 5 & 7) == level)
+            return ((size_t)(b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) *
+                   ((size_t)c + 1);
+    return 0;
+}
+
+static size_t find_l1_bytes(void)
+{
+    const size_t bytes = cache_bytes(4, 1);
+    return bytes ? bytes : cache_bytes(0x8000001d, 1);
+}
+#else
+static size_t find_l1_bytes(void)
+{
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    return bytes > 0 ? (size_t)bytes : 0;
+#else
+    return 0;
 #endif
+}
+#endif
+
+size_t fr_l1_bytes(void)
+{
+    static _Atomic size_t known; /* a virtual machine takes 20 us to answer CPUID */
+    size_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!bytes) {
+        bytes = find_l1_bytes();
+        if (bytes < 16 << 10 || bytes > 1 << 20)
+            bytes = 32 << 10;
+        atomic_store_explicit(&known, bytes, memory_order_relaxed);
+    }
+    return bytes;
+}
 
 static int always(void)
 {

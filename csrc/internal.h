@@ -323,6 +323,9 @@ extern const fr_kernels fr_kernels_neon;
 
 const fr_kernels *fr_current_kernels(void);
 
+/* Of the first-level data cache of a core; 32 KB where that is not known. */
+size_t fr_l1_bytes(void);
+
 /* ---- plan.c ------------------------------------------------------------------------------- */
 
 /* What is split: forward; backward; or forward whose x W is not made at all (tokens), or not by us. */

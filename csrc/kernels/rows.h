@@ -355,20 +355,23 @@ enum { NAME(most_panels) = 4 };
 /* Of one row's weights, how many blocks (a panel of a gate) one call of the micro-kernel reads side by
  * side, at most. All of them, if they fit into the first-level cache or are far too many for it.
  * Between, every other step goes backwards, and finds what the last step read last: so blocks go by
- * themselves, or few at a time. One step of one row: RNN H = 100 -22%, 128 -10%, LSTM and GRU H = 64 -12%,
- * 100 -5%. The same for all parts, of which threads take over panels.
+ * themselves, or few at a time. One step of one row, 32 KB (Zen 4): RNN H = 100 -22%, 128 -10%, LSTM and
+ * GRU H = 64 -12%, 100 -5%. With 48 KB (Zen 5), where the second level delivers twice as much, that loses
+ * 17% for RNN H = 112 (50 KB), 10% for LSTM H = 64, 1 to 4% for LSTM and GRU up to 160, and gains 3 to 8% for
+ * RNN H = 128 to 200. The same for all parts, of which threads take over panels.
  *
  * Whatever is read at once, the maths of the gates is done for several panels together: a cell with one
  * gate takes as many as a tile has room for. */
 static void NAME(share_blocks)(const fr_call *call, const fr_part *part, NAME(row_arrays) * a)
 {
-    enum { FITS = 24 << 10, LARGE_BLOCK = 28 << 10, FAR_TOO_MANY = 256 << 10, CALL = 22 << 10 };
+    enum { LARGE_BLOCK = 28 << 10, FAR_TOO_MANY = 256 << 10, CALL = 22 << 10, LARGE_L1 = 48 << 10 };
     const int gates = fr_cells[call->layer.cell].gates;
     const size_t block = (size_t)call->layer.hidden_size * NR * sizeof(real);
     const ptrdiff_t panels = (call->Hp / NR + call->plan.units - 1) / call->plan.units;
-    const size_t all = block * (size_t)(panels * gates);
+    const size_t all = block * (size_t)(panels * gates), l1 = fr_l1_bytes();
+    const size_t fits = l1 < LARGE_L1 ? l1 / 4 * 3 : gates > 1 ? FAR_TOO_MANY : l1 / 4 * 5;
     a->blocks_at_once = NAME(most_panels);
-    if (all > FITS && all <= FAR_TOO_MANY && block <= LARGE_BLOCK) {
+    if (all > fits && all <= FAR_TOO_MANY && block <= LARGE_BLOCK) {
         const size_t n = CALL / block;
         a->blocks_at_once = n < 1 ? 1 : n > NAME(most_panels) ? NAME(most_panels) : (int)n;
     }
@@ -482,20 +485,15 @@ FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const 
     }
     for (int i = 0; i < groups; i++) {
         const int n0 = most * (rows->back ? groups - 1 - i : i);
-        int n = w - n0 < most ? w - n0 : most;
+        const int n = w - n0 < most ? w - n0 : most;
         const real *init[NAME(most_panels)];
         for (int k = 0; k < n; k++)
             init[k] = first + (n0 + k) * NR;
         const int last = NAME(tile_width)(columns - (n0 + n - 1) * NR);
-        if (n == 1 || last != NAME(full)) {
-            n--;
-            NAME(tile)
-            [last][0](out + (n0 + n) * NR, NR, init + n, 0, &a, 0, K, b + (n0 + n) * stride);
-        }
-        if (n == 1)
-            NAME(tile)[NAME(full)][0](out + n0 * NR, NR, init, 0, &a, 0, K, b + n0 * stride);
-        else if (n > 1)
-            NAME(row)[0][n - 2](out + n0 * NR, NR, init, a, K, b + n0 * stride, stride);
+        if (n < 2) /* n == 1, in words that gcc can prove the index below from */
+            NAME(tile)[last][0](out + n0 * NR, NR, init, 0, &a, 0, K, b + n0 * stride);
+        else
+            NAME(row)[last][n - 2](out + n0 * NR, NR, init, a, K, b + n0 * stride, stride);
     }
 }
 
@@ -585,7 +583,7 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
         return;
     }
     if (most >= gates && gates > 1) {
-        NAME(row)[NAME(half_panel)(H - p * NR)][gates - 2](out, ldo, first, *a, K, R, block);
+        NAME(row)[NAME(row_width)(H - p * NR)][gates - 2](out, ldo, first, *a, K, R, block);
         return;
     }
     const int groups = (gates + most - 1) / most;
@@ -593,11 +591,11 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
         const int g = most * (rows->back ? groups - 1 - i : i);
         const int n = gates - g < most ? gates - g : most;
         real *to = out + g * ldo;
-        if (n < 2) /* n == 1, in words that gcc can prove the index below from */
+        if (n < 2)
             NAME(tile)
         [NAME(tile_width)(H - p * NR)][0](to, NR, first + g, 0, a, 0, K, R + g * block);
-        else NAME(row)[NAME(half_panel)(H - p * NR)][n - 2](to, ldo, first + g, *a, K,
-                                                            R + g * block, block);
+        else NAME(row)[NAME(row_width)(H - p * NR)][n - 2](to, ldo, first + g, *a, K,
+                                                           R + g * block, block);
     }
 }
 

@@ -132,83 +132,96 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
  * accumulators and too little work to be worth a call. Blocks are the gates of a panel, or the panels
  * of a gate. Here the weights are read once and come from L1 or L2: the loads are the limit, so each
  * is the operand of its multiply-add and a[k] is broadcast once for all. */
-FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int ku, real *restrict out,
-                              ptrdiff_t ldo, const real *const *restrict init,
+FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int last_nv, const int tail,
+                              real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                               const real *restrict a, ptrdiff_t K, const real *restrict b,
                               ptrdiff_t stride)
 {
-    vr acc[2][4][FR_NV];
+    const int vectors = (blocks - 1) * nv + last_nv, ku = vectors + tail >= 8 ? 1 : 2;
+    const ptrdiff_t end = (blocks - 1) * stride + last_nv * VL; /* of the last block: its tail */
+    vr acc[2][4 * FR_NV];
+    vh last[2];
     ptrdiff_t k = 0;
 
     FR_UNROLL
-    for (int g = 0; g < blocks; g++) {
-        FR_UNROLL
-        for (int v = 0; v < nv; v++) {
-            acc[0][g][v] = vload(init[g] + v * VL);
-            FR_UNROLL
-            for (int u = 1; u < ku; u++)
-                acc[u][g][v] = vsplat(0);
-        }
+    for (int i = 0; i < vectors; i++) {
+        acc[0][i] = vload(init[i / nv] + i % nv * VL);
+        acc[1][i] = vsplat(0);
+    }
+    if (tail) {
+        last[0] = vload_h(init[blocks - 1] + last_nv * VL);
+        last[1] = vsplat_h(0);
     }
     for (; k + ku <= K; k += ku) {
         FR_UNROLL
         for (int u = 0; u < ku; u++) {
             const vr s = vsplat(a[k + u]);
             FR_UNROLL
-            for (int g = 0; g < blocks; g++) {
-                FR_UNROLL
-                for (int v = 0; v < nv; v++)
-                    acc[u][g][v] += s * vload(b + g * stride + (k + u) * NR + v * VL);
-            }
+            for (int i = 0; i < vectors; i++)
+                acc[u][i] += s * vload(b + i / nv * stride + (k + u) * NR + i % nv * VL);
+            if (tail)
+                last[u] += vsplat_h(a[k + u]) * vload_h(b + end + (k + u) * NR);
         }
     }
     for (; k < K; k++) {
         const vr s = vsplat(a[k]);
         FR_UNROLL
-        for (int g = 0; g < blocks; g++) {
-            FR_UNROLL
-            for (int v = 0; v < nv; v++)
-                acc[0][g][v] += s * vload(b + g * stride + k * NR + v * VL);
-        }
+        for (int i = 0; i < vectors; i++)
+            acc[0][i] += s * vload(b + i / nv * stride + k * NR + i % nv * VL);
+        if (tail)
+            last[0] += vsplat_h(a[k]) * vload_h(b + end + k * NR);
     }
     FR_UNROLL
-    for (int g = 0; g < blocks; g++) {
-        FR_UNROLL
-        for (int v = 0; v < nv; v++) {
-            vr sum = acc[0][g][v];
-            FR_UNROLL
-            for (int u = 1; u < ku; u++)
-                sum += acc[u][g][v];
-            vstore(out + g * ldo + v * VL, sum);
-        }
-    }
+    for (int i = 0; i < vectors; i++)
+        vstore(out + i / nv * ldo + i % nv * VL, ku > 1 ? acc[0][i] + acc[1][i] : acc[0][i]);
+    if (tail)
+        vstore(out + (blocks - 1) * ldo + last_nv * VL,
+               vwiden(ku > 1 ? last[0] + last[1] : last[0]));
 }
 
 typedef void NAME(row_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                           const real *restrict a, ptrdiff_t K, const real *restrict b,
                           ptrdiff_t stride);
 
-/* out + g * ldo, init[g]: block g's; g < blocks. */
-#define FR_ROW(blocks, nv, suffix)                                                                 \
+/* out + g * ldo, init[g]: block g's; g < blocks. The last one may be narrower than the others. */
+#define FR_ROW(blocks, nv, last_nv, tail, suffix)                                                  \
     FR_NOINLINE void NAME(row_##blocks##suffix)(                                                   \
         real *restrict out, ptrdiff_t ldo, const real *const *restrict init,                       \
         const real *restrict a, ptrdiff_t K, const real *restrict b, ptrdiff_t stride)             \
     {                                                                                              \
         NAME(row_body)                                                                             \
-        (blocks, nv, (blocks) * (nv) >= 8 ? 1 : 2, out, ldo, init, a, K, b, stride);               \
+        (blocks, nv, last_nv, tail, out, ldo, init, a, K, b, stride);                              \
     }
-FR_ROW(2, FR_NV, _full)
-FR_ROW(3, FR_NV, _full)
-FR_ROW(4, FR_NV, _full)
-FR_ROW(2, FR_NV_HALF, _half)
-FR_ROW(3, FR_NV_HALF, _half)
-FR_ROW(4, FR_NV_HALF, _half)
-#undef FR_ROW
+#define FR_ROWS(nv, last_nv, tail, suffix)                                                         \
+    FR_ROW(2, nv, last_nv, tail, suffix)                                                           \
+    FR_ROW(3, nv, last_nv, tail, suffix)                                                           \
+    FR_ROW(4, nv, last_nv, tail, suffix)
+#define FR_ROWS_OF(suffix)                                                                         \
+    {                                                                                              \
+        NAME(row_2##suffix), NAME(row_3##suffix), NAME(row_4##suffix)                              \
+    }
+FR_ROWS(FR_NV, FR_NV, 0, _full)
+FR_ROWS(FR_NV, FR_NV_HALF, 0, _to_half)
+FR_ROWS(FR_NV_HALF, FR_NV_HALF, 0, _half)
+#if FR_HALVES
+FR_ROWS(FR_NV, 0, 1, _to_quarter)
+FR_ROWS(FR_NV, 1, 1, _to_three_quarters)
+#endif
 
-/* row[only the first half of each block][blocks - 2] */
-static NAME(row_fn) *const
-    NAME(row)[2][3] = {{NAME(row_2_full), NAME(row_3_full), NAME(row_4_full)},
-                       {NAME(row_2_half), NAME(row_3_half), NAME(row_4_half)}};
+/* row[width of the last block][blocks - 2]; with all_half, only the first half of each. */
+enum { NAME(all_half) = NAME(tile_widths) };
+static NAME(row_fn) *const NAME(row)[NAME(tile_widths) + 1][3] = {
+    [NAME(full)] = FR_ROWS_OF(_full),
+    [NAME(half)] = FR_ROWS_OF(_to_half),
+#if FR_HALVES
+    [NAME(quarter)] = FR_ROWS_OF(_to_quarter),
+    [NAME(three_quarters)] = FR_ROWS_OF(_to_three_quarters),
+#endif
+    [NAME(all_half)] = FR_ROWS_OF(_half),
+};
+#undef FR_ROW
+#undef FR_ROWS
+#undef FR_ROWS_OF
 
 #define FR_TILE(mr, nv, tail, suffix)                                                              \
     FR_NOINLINE void NAME(tile_##mr##suffix)(                                                      \
@@ -280,6 +293,12 @@ FR_INLINE int NAME(tile_width)(ptrdiff_t width)
         return NAME(three_quarters);
 #endif
     return NAME(half_panel)(width) ? NAME(half) : NAME(full);
+}
+
+/* Of the gates of one panel, all as wide as it is: the index into `row`. */
+FR_INLINE int NAME(row_width)(ptrdiff_t width)
+{
+    return NAME(half_panel)(width) ? NAME(all_half) : NAME(full);
 }
 
 /* Rows are cut into tiles of nearly equal height: 8 rows make 4 + 4 where 6 + 2 would leave a
