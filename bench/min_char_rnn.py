@@ -91,7 +91,7 @@ class FastModel:
 
     def step(self, inputs, targets):
         loss, self.state = self.train.gradients(inputs[:, None], targets[:, None], self.state)
-        self.second_bias[:] = 0
+        self.second_bias.fill(0)
         self.optimizer.step()
         return loss
 

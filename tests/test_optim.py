@@ -303,6 +303,18 @@ def test_model_and_optimizer_over_its_layers_are_copied_together(copied, pick):
     assert (twin.state_dict()["1.1.weight"] != before).all()
 
 
+def test_a_loaded_state_counts_from_the_next_step_on():
+    layer = fr.Linear(3, 2, seed=0)
+    adagrad = fr.optim.Adagrad(layer, 0.1)
+    layer.grads["weight"] = 1
+    adagrad.step()
+    saved = adagrad.state_dict()
+    adagrad.step()
+    adagrad.load_state_dict(saved)
+    adagrad.step()
+    assert (adagrad.state_dict()["arrays"]["0.square_sum"][:6] == 2).all()
+
+
 @pytest.mark.parametrize("first", ["layers", "optimizer"])
 def test_layers_of_a_model_and_their_optimizer_are_copied_together(first):
     layers = fr.LSTM(3, 4, seed=0), fr.Linear(4, 2, seed=1)
@@ -357,10 +369,15 @@ def test_an_option_is_no_text():
         fr.optim.SGD(fr.Linear(1, 1), momentum="0.9", nesterov=True)
 
 
-def test_an_optimizer_over_a_layer_two_models_deep_is_pickled_with_it():
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_an_optimizer_over_a_layer_two_models_deep_is_copied_with_it(copied, steps):
     inner = fr.Sequential(fr.Linear(4, 4), fr.Linear(4, 2))
     model = fr.Sequential(fr.LSTM(3, 4), inner)
-    twin, sgd = pickle.loads(pickle.dumps((model, fr.optim.SGD(inner.layers[0]))))
+    sgd = fr.optim.SGD(inner.layers[0])
+    for _ in range(steps):
+        sgd.step()
+    twin, sgd = copied((model, sgd))
     before = twin.state_dict()
     twin._flat_grad[...] = 1
     sgd.step()

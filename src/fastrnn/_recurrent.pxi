@@ -251,9 +251,21 @@ cdef class Engine:
         return (self._as_state(prefix + "h", state[0], shape),
                 self._as_state(prefix + "c", state[1], shape))
 
+    cdef bint is_state(self, array, tuple shape) noexcept:
+        """Whether a state is as C takes it, as can be seen without asking Python."""
+        cdef cnp.ndarray a
+        if not isinstance(array, cnp.ndarray):
+            return False
+        a = array
+        return _is(a, self.typenum, 3) and cnp.PyArray_IS_C_CONTIGUOUS(a) and \
+            cnp.PyArray_DIM(a, 0) == self.L * self.D and cnp.PyArray_DIM(a, 1) == <int64_t> shape[1] and \
+            cnp.PyArray_DIM(a, 2) == self.hidden_size
+
     cdef _as_state(self, str name, array, tuple shape):
         if array is None:
             return None
+        if self.is_state(array, shape):
+            return array
         if isinstance(array, np.ndarray):
             array = _dense(array)
         _check_array(name, array, shape, self.dtype)

@@ -169,6 +169,7 @@ cdef class Step:
     limit : float
     """
     cdef tuple engines, modules, roots
+    cdef tuple drawing  # modules that may have dropout between their layers
     cdef object dtype
     cdef fr_dtype kind
     cdef StepLoss loss
@@ -188,6 +189,8 @@ cdef class Step:
     def __init__(self, tuple engines, tuple modules, tuple roots, str loss, bint total, bint last,
                  int64_t ignored, str clip, double limit):
         self.engines, self.modules, self.roots = engines, modules, roots
+        self.drawing = tuple(module for module, engine in zip(modules, engines)
+                             if isinstance(engine, Engine) and (<Engine> engine).L > 1)
         self.loss, self.total, self.last, self.ignored = _STEP_LOSSES[loss], total, last, ignored
         self.clip, self.limit = _STEP_CLIPS[clip], limit
         self.dtype = engines[0].dtype
@@ -432,24 +435,26 @@ cdef class Step:
         finally:
             self.busy = False
 
-    cdef tuple compute(self, x, targets, tuple states):
+    cdef tuple compute(self, given, targets, tuple states):
         cdef Engine e
+        cdef cnp.ndarray x
         cdef StepStage *end
         cdef cnp.ndarray t
         cdef Py_ssize_t counted = 0, bad
         cdef int64_t n, rows
         cdef double loss, factor
         cdef fr_status status
-        given = _as_array("x", x)
+        given = _as_array("x", given)
         if isinstance(self.engines[0], Engine):
             e = self.engines[0]
             x = e._check_input(given)
         else:
             e, x = None, self.check_dense(given)
-        cdef bint tokens = x.ndim == 2
-        cdef int64_t first = x.shape[0], second = x.shape[1]
+        cdef bint tokens = cnp.PyArray_NDIM(x) == 2
+        cdef int64_t first = cnp.PyArray_DIM(x, 0), second = cnp.PyArray_DIM(x, 1)
         if not first * second:
-            raise ValueError(f"x: expected at least one step of one row, got shape {x.shape}")
+            raise ValueError("x: expected at least one step of one row, got shape "
+                             f"{(<object> x).shape}")
         if first != self.first or second != self.second or tokens != self.tokens or \
                 self.threads != fr_get_num_threads() or self.blas != _blas_serial:
             self.lay_out(first, second, tokens)
@@ -483,7 +488,7 @@ cdef class Step:
         with nogil:
             status = _step_backward(self.stage, self.count)
         _check_status("backward", status)
-        for module in self.modules:
+        for module in self.drawing:
             if module._random_layers():
                 module._calls += 1
         self.clip_gradients()
@@ -570,8 +575,24 @@ cdef class Step:
             raise ValueError(f"x: expected shape (T, B, {f.inputs}), got {x.shape}")
         return _dense(x)
 
+    cdef bint are_usual(self, targets) noexcept:
+        """Whether these are class ids as C takes them, as can be seen without asking Python."""
+        cdef cnp.ndarray t
+        cdef int axis, ndim = cnp.PyArray_NDIM(self.y) - 1
+        if self.loss != CROSS_ENTROPY or not isinstance(targets, cnp.ndarray):
+            return False
+        t = targets
+        if not _is(t, cnp.NPY_INT64, ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(t):
+            return False
+        for axis in range(ndim):
+            if cnp.PyArray_DIM(t, axis) != cnp.PyArray_DIM(self.y, axis):
+                return False
+        return True
+
     cdef cnp.ndarray check_targets(self, targets):
         """Targets as the loss takes them: dense, int64 or of the model's dtype."""
+        if self.are_usual(targets):
+            return targets
         targets = _as_array("targets", targets)
         shape = (<object> self.y).shape
         if self.loss == CROSS_ENTROPY:

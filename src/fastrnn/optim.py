@@ -20,7 +20,7 @@ import numpy as np
 from . import _core
 from .layers._checks import check_index, check_saved
 from .layers.container import part_at, place_of
-from .module import aligned_zeros, roots
+from .module import Module, aligned_zeros, roots
 
 
 class Optimizer:
@@ -61,16 +61,28 @@ class Optimizer:
         if name in self._options:
             value = _checked(name, value)
         super().__setattr__(name, value)
+        if name != "lr":  # which may change at every step, and calls for no array
+            self.__dict__["_ready"] = None
 
     def step(self) -> None:
         """Update all parameters from their gradients."""
         self.__dict__["steps"] += 1  # past the check that every option goes through
+        for module, memory in self._ready or self._make_ready():
+            self._step(module._flat, module._flat_grad, *memory)
+            module._touch()
+
+    def _make_ready(self) -> list[tuple[Module, list[np.ndarray | None]]]:
+        """Each module with its arrays in the order of `_memory`, None for those that are not needed."""
         for module, arrays in zip(self._modules, self._arrays, strict=True):
             for name in self._memory:
                 if name not in arrays and self._needs(name):
                     arrays[name] = self._fresh(name, module)
-            self._step(module._flat, module._flat_grad, *map(arrays.get, self._memory))
-            module._touch()
+        ready = [
+            (module, [arrays.get(name) for name in self._memory])
+            for module, arrays in zip(self._modules, self._arrays, strict=True)
+        ]
+        self.__dict__["_ready"] = ready
+        return ready
 
     def _needs(self, name) -> bool:
         """Whether the options of now call for this array."""
@@ -160,7 +172,8 @@ class Optimizer:
         return other
 
     def __getstate__(self):
-        return self.__dict__ | {"_modules": [place_of(module) for module in self._modules]}
+        places = [place_of(module) for module in self._modules]
+        return self.__dict__ | {"_modules": places, "_ready": None}
 
     def __setstate__(self, state):
         self.__dict__.update(state)

@@ -39,7 +39,7 @@ class Container(Module):
             start = stop
 
     def _touch(self):
-        super()._touch()
+        self._version += 1
         for part in self._parts.values():
             part._touch()
 
