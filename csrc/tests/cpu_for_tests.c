@@ -1,5 +1,6 @@
-/* cpu.c with two more lines in its table: the kernels of isa_wide.c and isa_narrow.c. Everything
- * else is the shipped file, which the linker then leaves in the library. */
+/* cpu.c with two more lines in its table, the kernels of isa_wide.c and isa_narrow.c, and a first-level
+ * cache as large as a test says. Everything else is the shipped file, which the linker then leaves in the
+ * library. */
 #include "internal.h"
 
 extern const fr_kernels fr_kernels_wide, fr_kernels_narrow;
@@ -15,4 +16,15 @@ extern const fr_kernels fr_kernels_wide, fr_kernels_narrow;
     {&fr_kernels_narrow
 /* clang-format on */
 
+#define fr_l1_bytes shipped_l1_bytes
 #include "../cpu.c"
+#undef fr_l1_bytes
+
+#include "seams.h"
+
+size_t forced_l1_bytes;
+
+size_t fr_l1_bytes(void)
+{
+    return forced_l1_bytes ? forced_l1_bytes : shipped_l1_bytes();
+}

@@ -180,6 +180,31 @@ static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
     forced_plan.rows = 0;
 }
 
+/* How many blocks of a single row's weights are read side by side depends on what the cache holds. Widths
+ * of a last panel: a quarter, half, three quarters of it, all. */
+static void a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_holds(void)
+{
+    const int64_t sizes[] = {36, 72, 100, 112, 120, 128};
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (size_t i = 0; i < COUNT(sizes); i++) {
+            problem *p = new_problem((fr_cell)cell, 4, 1, 5, sizes[i], 0);
+            answer want = new_answer(p);
+            scalar_solve(p, &want);
+            for (int units = 1; units <= 2; units++)
+                for (size_t l1 = 16 << 10; l1 <= 64 << 10; l1 += 16 << 10) {
+                    char text[40];
+                    snprintf(text, sizeof text, "%d KB", (int)(l1 >> 10));
+                    forced_plan = (fr_plan){units, 1, units, 4, 0, 0, 0, 0};
+                    forced_l1_bytes = l1;
+                    compare(p, FR_F32, &want, text);
+                }
+            free_answer(&want);
+            free_problem(p);
+        }
+    forced_plan.rows = 0;
+    forced_l1_bytes = 0;
+}
+
 /* Four threads on fewer cores take panels in a different order every time. */
 static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
 {
@@ -225,6 +250,7 @@ int main(void)
     RUN(gru_agrees_with_the_scalar_reference);
     RUN(gru_before_agrees_with_the_scalar_reference);
     RUN_ON_EVERY_ISA(a_chunk_of_many_rows_agrees_with_the_scalar_reference);
+    RUN_ON_EVERY_ISA(a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_holds);
     RUN_ON_EVERY_ISA(a_panel_is_the_same_bit_for_bit_whoever_computes_it);
     RUN_ON_EVERY_ISA(a_split_by_the_engine_agrees_with_the_scalar_reference);
     return summary();

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "problem.h"
 #include "seams.h"
@@ -532,6 +533,16 @@ static void instruction_sets_are_listed_best_first_and_end_with_null(void)
     CHECK(fr_isa_available("portable"), "portable runs everywhere");
 }
 
+static void the_first_level_cache_is_as_large_as_the_system_says(void)
+{
+    const size_t bytes = shipped_l1_bytes();
+    CHECK(bytes >= 16 << 10 && bytes <= 1 << 20 && bytes % 1024 == 0, "%zu", bytes);
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    const long told = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    CHECK(told <= 0 || bytes == (size_t)told, "%zu, not %ld", bytes, told);
+#endif
+}
+
 static void a_provider_is_tried_before_it_is_accepted(void)
 {
     const fr_blas nothing = {.name = "nothing"};
@@ -666,6 +677,7 @@ int main(void)
     RUN(unknown_activations_are_refused);
     RUN(an_unknown_instruction_set_is_refused_and_changes_nothing);
     RUN(instruction_sets_are_listed_best_first_and_end_with_null);
+    RUN(the_first_level_cache_is_as_large_as_the_system_says);
     RUN(a_provider_is_tried_before_it_is_accepted);
     RUN(impossible_numbers_of_threads_are_refused);
     RUN(a_plan_of_something_impossible_is_refused);
