@@ -175,3 +175,14 @@ def test_a_state_or_its_gradient_is_refused():
     y, _, tape = layer.forward(x)
     with pytest.raises(ValueError, match=r"^dstate: Linear keeps no state"):
         tape.backward(y, np.zeros(1))
+
+
+@pytest.mark.parametrize("name", ["x", "dy"])
+def test_an_array_with_a_mask_is_refused(name):
+    layer, x = fr.Linear(3, 2, seed=0), numbers(4, 3, dtype="float32")
+    y, _, tape = layer.forward(x)
+    with pytest.raises(TypeError, match=f"^{name}: expected an array without a mask, got a Masked"):
+        if name == "x":
+            layer(np.ma.masked_array(x, mask=False))
+        else:
+            tape.backward(np.ma.masked_array(y, mask=False))

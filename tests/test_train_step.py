@@ -187,6 +187,19 @@ def test_arrays_of_other_strides_and_kinds_of_integers_are_taken():
     assert step.gradients(x, targets.tolist())[0] == expected
 
 
+@pytest.mark.parametrize("masked", ["x", "targets", "h"])
+def test_an_array_with_a_mask_is_refused(masked):
+    model = lstm_and_linear()
+    x, targets = batch("float32")
+    step = fr.TrainStep(model, fr.optim.SGD(model))
+    _, state = step.gradients(x, targets)
+    given = {"x": x, "targets": targets, "h": state[0][0]}
+    given[masked] = np.ma.masked_array(given[masked], mask=False)
+    message = f"^{masked}: expected an array without a mask, got a MaskedArray"
+    with pytest.raises(TypeError, match=message):
+        step.gradients(given["x"], given["targets"], ((given["h"], state[0][1]), None))
+
+
 def test_output_and_norm_are_of_the_last_call():
     model = lstm_and_linear()
     step = fr.TrainStep(model, fr.optim.SGD(model), clip_norm=np.inf)

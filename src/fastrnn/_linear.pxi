@@ -38,8 +38,7 @@ cdef class Affine:
         cdef fr_status status
         cdef Block scratch
         cdef cnp.ndarray rows, y
-        if not isinstance(x, np.ndarray):
-            x = _as_array("x", x)
+        x = _as_array("x", x)
         if x.dtype != self.dtype:
             raise TypeError(f"x: expected {self.dtype}, got {x.dtype}")
         if x.ndim == 0 or x.shape[x.ndim - 1] != self.inputs:
@@ -103,8 +102,7 @@ cdef class AffineTape:
         self._check_backward(dstate)
         if dy is None:
             return np.zeros((<object> self.rows).shape, layer.dtype) if need_dx else None, None
-        if not isinstance(dy, np.ndarray):
-            dy = _as_array("dy", dy)
+        dy = _as_array("dy", dy)
         if dy.dtype != layer.dtype:
             raise TypeError(f"dy: expected {layer.dtype}, got {dy.dtype}")
         if (<object> dy).shape != self.y_shape:

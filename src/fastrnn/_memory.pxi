@@ -152,10 +152,10 @@ cdef inline bint _is(cnp.ndarray array, int typenum, int ndim) noexcept:
 
 
 cdef inline bint _is_like(value, cnp.ndarray other) noexcept:
-    """Whether `value` is a C-contiguous array of type and shape of `other`."""
+    """Whether `value` is a C-contiguous array, of no subclass, of type and shape of `other`."""
     cdef int axis, ndim = cnp.PyArray_NDIM(other)
     cdef cnp.ndarray array
-    if not isinstance(value, cnp.ndarray):
+    if not cnp.PyArray_CheckExact(value):
         return False
     array = value
     if not _is(array, cnp.PyArray_TYPE(other), ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(array):
@@ -172,8 +172,13 @@ def _dense(array):
 
 
 def _as_array(str name, value):
-    """`value` as an array; lists of different lengths are none."""
+    """`value` as an array; lists of different lengths are none, and what has a mask is refused."""
+    if cnp.PyArray_CheckExact(value):
+        return value
     if isinstance(value, np.ndarray):
+        if hasattr(value, "mask"):  # asking np.ma would import it
+            raise TypeError(f"{name}: expected an array without a mask, got a {type(value).__name__}: "
+                            "what it masks would count like the rest")
         return value
     try:
         return np.asarray(value)

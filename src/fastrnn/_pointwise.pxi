@@ -191,12 +191,13 @@ cdef _pw_softmax_cross_entropy(_PwArrays *held, logits, targets, int64_t ignored
 
 def cross_entropy(logits, targets, int64_t ignored):
     """``(loss, dlogits)`` of `fastrnn.cross_entropy`, or None for arrays that it has to look at first:
-    any that are not dense, native, of int64 and of matching shape. One small call a training step."""
+    any that are not dense, native, of int64, of no subclass and of matching shape. One small call a
+    training step."""
     cdef cnp.ndarray x, t, dx
     cdef Py_ssize_t n, V, counted = 0, bad
     cdef double loss, scale
     cdef int axis, kind
-    if not isinstance(logits, np.ndarray) or not isinstance(targets, np.ndarray):
+    if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(targets):
         return None
     x, t = logits, targets
     kind = cnp.PyArray_TYPE(x)

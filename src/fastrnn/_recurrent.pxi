@@ -210,7 +210,7 @@ cdef class Engine:
     cdef cnp.ndarray _check_input(self, x):
         """`x` as the kernels take it: floats with a dense last axis, or int64 tokens."""
         cdef cnp.ndarray a
-        if isinstance(x, cnp.ndarray):  # what usually comes, accepted without asking Python
+        if cnp.PyArray_CheckExact(x):  # what usually comes, accepted without asking Python
             a = x
             if _is(a, self.typenum, 3) and cnp.PyArray_DIM(a, 2) == self.input_size and \
                     cnp.PyArray_STRIDE(a, 2) == <Py_ssize_t> self.real:
@@ -222,10 +222,9 @@ cdef class Engine:
     cdef cnp.ndarray _other_input(self, x):
         """The same for whatever else there is, or an error that says what was expected."""
         cdef str layout = "(B, T" if self.batch_first else "(T, B"
-        if not isinstance(x, np.ndarray):
-            x = _as_array("x", x)
-            if x.dtype == np.float64 and self.dtype == np.float32:
-                x = x.astype(np.float32)  # a list has no dtype of its own
+        given, x = x, _as_array("x", x)
+        if not isinstance(given, np.ndarray) and x.dtype == np.float64 and self.dtype == np.float32:
+            x = x.astype(np.float32)  # a list has no dtype of its own
         kind = x.dtype.kind
         if kind in "iu":
             if x.ndim != 2:
@@ -254,7 +253,7 @@ cdef class Engine:
     cdef bint is_state(self, array, tuple shape) noexcept:
         """Whether a state is as C takes it, as can be seen without asking Python."""
         cdef cnp.ndarray a
-        if not isinstance(array, cnp.ndarray):
+        if not cnp.PyArray_CheckExact(array):
             return False
         a = array
         return _is(a, self.typenum, 3) and cnp.PyArray_IS_C_CONTIGUOUS(a) and \
@@ -267,7 +266,7 @@ cdef class Engine:
         if self.is_state(array, shape):
             return array
         if isinstance(array, np.ndarray):
-            array = _dense(array)
+            array = _dense(_as_array(name, array))
         _check_array(name, array, shape, self.dtype)
         return array
 
@@ -307,7 +306,7 @@ cdef class Engine:
         cdef Tape tape = None
         cdef cnp.ndarray xa, ya, y
 
-        given = x if isinstance(x, cnp.ndarray) else _as_array("x", x)  # with the values as they came
+        given = _as_array("x", x)  # with the values as they came
         xa = x = self._check_input(x)
         cdef bint tokens = cnp.PyArray_NDIM(xa) == 2
         T, B = cnp.PyArray_DIM(xa, self.batch_first), cnp.PyArray_DIM(xa, not self.batch_first)
@@ -605,7 +604,7 @@ cdef class Tape:
         if dy is not None and not _is_like(dy, self.outputs[e.L - 1]):
             shape = (<object> self.outputs[e.L - 1]).shape
             if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
-                dy = _dense(dy)
+                dy = _dense(_as_array("dy", dy))
             _check_array("dy", dy, shape, e.dtype)
         dhT, dcT = e._check_state("d", dstate, self.B)
         cdef fr_clip clip = FR_CLIP_NONE

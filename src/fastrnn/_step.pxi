@@ -579,7 +579,7 @@ cdef class Step:
         """Whether these are class ids as C takes them, as can be seen without asking Python."""
         cdef cnp.ndarray t
         cdef int axis, ndim = cnp.PyArray_NDIM(self.y) - 1
-        if self.loss != CROSS_ENTROPY or not isinstance(targets, cnp.ndarray):
+        if self.loss != CROSS_ENTROPY or not cnp.PyArray_CheckExact(targets):
             return False
         t = targets
         if not _is(t, cnp.NPY_INT64, ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(t):

@@ -126,6 +126,34 @@ def test_a_token_beyond_any_signed_integer_is_refused(bad):
         layer(np.array([[0], [bad]], np.uint64))
 
 
+def masked(*shape, dtype=np.float32):
+    return np.ma.masked_less(zeros(*shape, dtype=dtype), 1)
+
+
+# What is masked would count like the rest.
+MASKED = {
+    "x": lambda layer: layer(masked(3, 2, 4)),
+    "x in training": lambda layer: layer.forward(masked(3, 2, 4)),
+    "tokens": lambda layer: layer(masked(3, 2, dtype=np.int64)),
+    "h": lambda layer: layer(zeros(3, 2, 4), masked(1, 2, 5)),
+    "dy": lambda layer: layer.forward(zeros(3, 2, 4))[2].backward(masked(3, 2, 5)),
+    "dh": lambda layer: layer.forward(zeros(3, 2, 4))[2].backward(None, masked(1, 2, 5)),
+    "lengths": lambda layer: layer(zeros(3, 2, 4), lengths=masked(2, dtype=np.int64)),
+    "reset": lambda layer: layer(zeros(3, 2, 4), reset=masked(3, 2, dtype=bool)),
+    "x of a stream": lambda layer: layer.stream(2).step(masked(2, 4)),
+    "weight": lambda layer: layer.load_state_dict(
+        layer.state_dict() | {"weight_hh_l0": masked(15, 5)}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_an_array_with_a_mask_is_refused(kind):
+    layer = fr.GRU(4, 5, seed=0)
+    with refused(layer, ".*: expected an array without a mask, got a MaskedArray"):
+        MASKED[kind](layer)
+
+
 def test_tokens_past_the_end_of_a_row_may_be_anything():
     layer = build("gru")
     ids = np.array([[1, 2], [3, 99], [4, -7]])
