@@ -54,8 +54,17 @@ static size_t cache_bytes(uint32_t leaf, uint32_t level)
     return 0;
 }
 
+/* Of cores of two kinds, whichever asks would find its own. */
+static int is_hybrid(void)
+{
+    uint32_t a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 15));
+}
+
 static size_t find_l1_bytes(void)
 {
+    if (is_hybrid())
+        return 0;
     const size_t bytes = cache_bytes(4, 1);
     return bytes ? bytes : cache_bytes(0x8000001d, 1);
 }
@@ -74,14 +83,14 @@ static size_t find_l1_bytes(void)
 size_t fr_l1_bytes(void)
 {
     static _Atomic size_t known; /* a virtual machine takes 20 us to answer CPUID */
-    size_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!bytes) {
-        bytes = find_l1_bytes();
-        if (bytes < 16 << 10 || bytes > 1 << 20)
-            bytes = 32 << 10;
-        atomic_store_explicit(&known, bytes, memory_order_relaxed);
-    }
-    return bytes;
+    size_t before = atomic_load_explicit(&known, memory_order_relaxed);
+    if (before)
+        return before;
+    size_t bytes = find_l1_bytes();
+    if (bytes < 16 << 10 || bytes > 1 << 20)
+        bytes = 32 << 10;
+    /* Two threads may both come here, and must go on with the same. */
+    return atomic_compare_exchange_strong(&known, &before, bytes) ? bytes : before;
 }
 
 static int always(void)

@@ -1,10 +1,17 @@
 """Fixtures that several test files share. Data sets are optional: tests that need one skip."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure():
+    """Ctrl-C counts in a run in the background, too, whose shell has told it to ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

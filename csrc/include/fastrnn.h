@@ -188,7 +188,9 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
 /* The two directions of a bidirectional layer, of one shape: [0] walks forward in time and [1] backward
  * (seq->reverse is not read), each with packed weights, outputs and gradients of its own. Where that is
  * faster they are walked at the same time, on one thread each; or else one after the other, on all of
- * them. Which of the two depends on the shape and the number of threads alone, and so do the numbers.
+ * them. Which of the two depends on the shape and the number of threads alone: a machine always gives the
+ * same numbers. (Another one of the same instruction set may differ in the last bits of a single row, whose
+ * sums are taken in pieces that its first-level cache holds.)
  *
  * Scratch is that of args[0]; the other's is not read. dx is that of args[0], too, and gets the sum of both.
  * Either both have a reserve or none. Returns what fr_forward and fr_backward do. If a token is out of range,

@@ -357,8 +357,8 @@ enum { NAME(most_panels) = 4 };
  * Between, every other step goes backwards, and finds what the last step read last: so blocks go by
  * themselves, or few at a time. One step of one row, 32 KB (Zen 4): RNN H = 100 -22%, 128 -10%, LSTM and
  * GRU H = 64 -12%, 100 -5%. With 48 KB (Zen 5), where the second level delivers twice as much, that loses
- * 17% for RNN H = 112 (50 KB), 10% for LSTM H = 64, 1 to 4% for LSTM and GRU up to 160, and gains 3 to 8% for
- * RNN H = 128 to 200. The same for all parts, of which threads take over panels.
+ * 17% for RNN H = 112 (50 KB), 10% for LSTM H = 64, up to 4% for other LSTM and GRU up to 160 (128: 2% either
+ * way), and gains 3 to 8% for RNN H = 128 to 200. The same for all parts, of which threads take over panels.
  *
  * Whatever is read at once, the maths of the gates is done for several panels together: a cell with one
  * gate takes as many as a tile has room for. */

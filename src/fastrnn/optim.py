@@ -85,7 +85,7 @@ class Optimizer:
         return ready
 
     def _needs(self, name) -> bool:
-        """Whether the options of now call for this array."""
+        """Whether the options of now, but lr, call for this array; asked when one has changed."""
         return True
 
     def _fresh(self, name, module) -> np.ndarray:
