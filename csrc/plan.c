@@ -30,8 +30,8 @@ enum {
     TILE_CYCLES = 25,     /* call, first loads, last stores */
     L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
-    KEPT_BYTES =
-        28 << 10, /* of one row's weights, what is still there from the last step, of 32 KB: rows.h */
+    /* Of one row's weights, what is still there from the last step, of 32 KB: rows.h */
+    KEPT_BYTES = 28 << 10,
     KEPT_UP_TO = 256 << 10,
     /* A gradient that one thread has written and another goes on with: a clear of 92 KB took 5.2 us
      * instead of 0.9. Half of the lines make the way. */

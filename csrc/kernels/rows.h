@@ -594,8 +594,8 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
         if (n < 2)
             NAME(tile)
         [NAME(tile_width)(H - p * NR)][0](to, NR, first + g, 0, a, 0, K, R + g * block);
-        else NAME(row)[NAME(row_width)(H - p * NR)][n - 2](to, ldo, first + g, *a, K,
-                                                           R + g * block, block);
+        else NAME(row)[NAME(row_width)(H - p * NR)][n - 2](to, ldo, first + g, *a, K, R + g * block,
+                                                           block);
     }
 }
 

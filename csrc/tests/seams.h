@@ -9,7 +9,7 @@ fr_plan shipped_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threa
                           fr_pass pass);
 fr_plan fresh_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
                    fr_pass pass); /* the same, made anew */
-extern size_t forced_l1_bytes; /* 0: this machine's */
+extern size_t forced_l1_bytes;    /* 0: this machine's */
 size_t shipped_l1_bytes(void);
 int shipped_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int threads, int panel,
                            const fr_pass passes[2]);

@@ -72,7 +72,7 @@ class Optimizer:
             module._touch()
 
     def _make_ready(self) -> list[tuple[Module, list[np.ndarray | None]]]:
-        """Each module with its arrays in the order of `_memory`, None for those that are not needed."""
+        """Each module with its arrays in the order of `_memory`; None where none is needed."""
         for module, arrays in zip(self._modules, self._arrays, strict=True):
             for name in self._memory:
                 if name not in arrays and self._needs(name):
