@@ -1,4 +1,4 @@
-"""A character model from nothing: an LSTM reads Python's documentation for about a minute.
+"""A character model from nothing: an LSTM reads Python's documentation for at most a minute.
 
 Characters go in one-hot, the next one is predicted. It starts as noise; what it has learnt shows in
 the text that it makes up: words of the language, lines of the right length, paragraphs. Samples on
