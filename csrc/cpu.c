@@ -1,4 +1,4 @@
-/* cpu.c: which instruction sets this machine runs, and the one in use.
+/* cpu.c: which instruction sets this machine runs, the one in use, and how much its first cache holds.
  *
  * A processor may know AVX-512 while the operating system does not save its registers; so
  * CPUID is believed only together with XGETBV. The choice is one pointer to a const table. */
@@ -42,13 +42,13 @@ static int has_avx512(void)
            (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
 }
 
-/* Bytes of the data cache of a level, as CPUID describes it (leaf 4, of AMD 0x8000001d); 0: it does not. */
-static size_t cache_bytes(uint32_t leaf, uint32_t level)
+/* Bytes of the first-level data cache, as a leaf of CPUID describes it; 0: it does not. */
+static size_t l1_bytes_of(uint32_t leaf)
 {
-    enum { DATA = 1, UNIFIED = 3, MOST = 16 };
+    enum { DATA = 1, MOST = 16 };
     uint32_t a, b, c, d;
     for (uint32_t i = 0; i < MOST && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31); i++)
-        if (((a & 31) == DATA || (a & 31) == UNIFIED) && (a >> 5 & 7) == level)
+        if ((a & 31) == DATA && (a >> 5 & 7) == 1)
             return ((size_t)(b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) *
                    ((size_t)c + 1);
     return 0;
@@ -65,8 +65,8 @@ static size_t find_l1_bytes(void)
 {
     if (is_hybrid())
         return 0;
-    const size_t bytes = cache_bytes(4, 1);
-    return bytes ? bytes : cache_bytes(0x8000001d, 1);
+    const size_t bytes = l1_bytes_of(4);
+    return bytes ? bytes : l1_bytes_of(0x8000001d); /* AMD */
 }
 #else
 static size_t find_l1_bytes(void)

@@ -120,6 +120,10 @@ typedef struct fr_tokens {
 } fr_tokens;
 
 /* Forward. Outputs first. States are dense (B,H); c only for LSTM.
+ *
+ * A machine gives the same numbers for the same call, instruction set and number of threads. Another one may
+ * differ in the last bits of a single row, whose sums are cut by what its first-level cache holds.
+ *
  *   y        (T,B,H)  out  steps past a row's length are not written
  *   hT, cT   (B,H)    out  each row's own last state; may be NULL
  *   reserve           out  NULL: inference, nothing kept
@@ -188,9 +192,7 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
 /* The two directions of a bidirectional layer, of one shape: [0] walks forward in time and [1] backward
  * (seq->reverse is not read), each with packed weights, outputs and gradients of its own. Where that is
  * faster they are walked at the same time, on one thread each; or else one after the other, on all of
- * them. Which of the two depends on the shape and the number of threads alone: a machine always gives the
- * same numbers. (Another one of the same instruction set may differ in the last bits of a single row, whose
- * sums are taken in pieces that its first-level cache holds.)
+ * them. Which of the two depends on the shape and the number of threads alone, and so do the numbers.
  *
  * Scratch is that of args[0]; the other's is not read. dx is that of args[0], too, and gets the sum of both.
  * Either both have a reserve or none. Returns what fr_forward and fr_backward do. If a token is out of range,

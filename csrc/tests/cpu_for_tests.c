@@ -24,6 +24,15 @@ extern const fr_kernels fr_kernels_wide, fr_kernels_narrow;
 
 size_t forced_l1_bytes;
 
+int cores_differ(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    return is_hybrid();
+#else
+    return 0;
+#endif
+}
+
 size_t fr_l1_bytes(void)
 {
     return forced_l1_bytes ? forced_l1_bytes : shipped_l1_bytes();

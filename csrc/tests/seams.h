@@ -11,6 +11,7 @@ fr_plan fresh_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int
                    fr_pass pass); /* the same, made anew */
 extern size_t forced_l1_bytes;    /* 0: this machine's */
 size_t shipped_l1_bytes(void);
+int cores_differ(void); /* then their caches count as 32 KB */
 int shipped_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int threads, int panel,
                            const fr_pass passes[2]);
 

@@ -151,17 +151,18 @@ cdef inline bint _is(cnp.ndarray array, int typenum, int ndim) noexcept:
         cnp.PyArray_ISBEHAVED_RO(array)
 
 
-cdef inline bint _is_like(value, cnp.ndarray other) noexcept:
-    """Whether `value` is a C-contiguous array, of no subclass, of type and shape of `other`."""
-    cdef int axis, ndim = cnp.PyArray_NDIM(other)
+cdef inline bint _is_usual(value, int typenum, int ndim, const cnp.npy_intp *dims) noexcept:
+    """Whether `value` is a C-contiguous array, of no subclass, of this type and shape: what usually comes,
+    accepted without asking Python."""
+    cdef int axis
     cdef cnp.ndarray array
     if not cnp.PyArray_CheckExact(value):
         return False
     array = value
-    if not _is(array, cnp.PyArray_TYPE(other), ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+    if not _is(array, typenum, ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(array):
         return False
     for axis in range(ndim):
-        if cnp.PyArray_DIM(array, axis) != cnp.PyArray_DIM(other, axis):
+        if cnp.PyArray_DIM(array, axis) != dims[axis]:
             return False
     return True
 
@@ -177,8 +178,8 @@ def _as_array(str name, value):
         return value
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):  # asking np.ma would import it
-            raise TypeError(f"{name}: expected an array without a mask, got a {type(value).__name__}: "
-                            "what it masks would count like the rest")
+            raise TypeError(f"{name}: expected an array without a mask, got a {type(value).__name__}; "
+                            "compress it, or leave out what it masks by lengths or an ignore_index")
         return value
     try:
         return np.asarray(value)

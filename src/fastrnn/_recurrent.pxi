@@ -250,20 +250,12 @@ cdef class Engine:
         return (self._as_state(prefix + "h", state[0], shape),
                 self._as_state(prefix + "c", state[1], shape))
 
-    cdef bint is_state(self, array, tuple shape) noexcept:
-        """Whether a state is as C takes it, as can be seen without asking Python."""
-        cdef cnp.ndarray a
-        if not cnp.PyArray_CheckExact(array):
-            return False
-        a = array
-        return _is(a, self.typenum, 3) and cnp.PyArray_IS_C_CONTIGUOUS(a) and \
-            cnp.PyArray_DIM(a, 0) == self.L * self.D and cnp.PyArray_DIM(a, 1) == <int64_t> shape[1] and \
-            cnp.PyArray_DIM(a, 2) == self.hidden_size
-
     cdef _as_state(self, str name, array, tuple shape):
         if array is None:
             return None
-        if self.is_state(array, shape):
+        cdef cnp.npy_intp dims[3]
+        dims[0], dims[1], dims[2] = shape
+        if _is_usual(array, self.typenum, 3, dims):
             return array
         if isinstance(array, np.ndarray):
             array = _dense(_as_array(name, array))
@@ -601,7 +593,8 @@ cdef class Tape:
         cdef cnp.ndarray xa, ya, dya, dxa
         cdef object dx = None
 
-        if dy is not None and not _is_like(dy, self.outputs[e.L - 1]):
+        ya = self.outputs[e.L - 1]
+        if dy is not None and not _is_usual(dy, e.typenum, 3, cnp.PyArray_DIMS(ya)):
             shape = (<object> self.outputs[e.L - 1]).shape
             if isinstance(dy, np.ndarray) and dy.dtype == e.dtype and dy.shape == shape:
                 dy = _dense(_as_array("dy", dy))

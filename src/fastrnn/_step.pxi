@@ -575,23 +575,10 @@ cdef class Step:
             raise ValueError(f"x: expected shape (T, B, {f.inputs}), got {x.shape}")
         return _dense(x)
 
-    cdef bint are_usual(self, targets) noexcept:
-        """Whether these are class ids as C takes them, as can be seen without asking Python."""
-        cdef cnp.ndarray t
-        cdef int axis, ndim = cnp.PyArray_NDIM(self.y) - 1
-        if self.loss != CROSS_ENTROPY or not cnp.PyArray_CheckExact(targets):
-            return False
-        t = targets
-        if not _is(t, cnp.NPY_INT64, ndim) or not cnp.PyArray_IS_C_CONTIGUOUS(t):
-            return False
-        for axis in range(ndim):
-            if cnp.PyArray_DIM(t, axis) != cnp.PyArray_DIM(self.y, axis):
-                return False
-        return True
-
     cdef cnp.ndarray check_targets(self, targets):
         """Targets as the loss takes them: dense, int64 or of the model's dtype."""
-        if self.are_usual(targets):
+        if self.loss == CROSS_ENTROPY and _is_usual(
+                targets, cnp.NPY_INT64, cnp.PyArray_NDIM(self.y) - 1, cnp.PyArray_DIMS(self.y)):
             return targets
         targets = _as_array("targets", targets)
         shape = (<object> self.y).shape

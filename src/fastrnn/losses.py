@@ -59,7 +59,6 @@ def cross_entropy(logits, targets, ignore_index=-100):
     at_once = _core.cross_entropy(logits, targets, ignore_index)
     if at_once is not None:
         return at_once
-    refuse_mask("targets", targets)
     logits = _float_array("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least one axis, got a scalar")
@@ -170,20 +169,8 @@ def bce_with_logits(logits, target):
     return loss / x.size, dlogits.reshape(x.shape)
 
 
-def refuse_mask(name, value) -> None:
-    """Refuse a masked array: what is masked in it would count like the rest."""
-    if type(value) is np.ndarray:
-        return  # almost always
-    if isinstance(value, np.ndarray) and hasattr(value, "mask"):  # asking np.ma would import it
-        raise TypeError(
-            f"{name}: expected an array without a mask, got a {type(value).__name__}; compress it, "
-            "or give masked targets the ignore_index of cross_entropy and accuracy"
-        )
-
-
 def plain_array(name, value) -> np.ndarray:
     """Return `value` as an array and no subclass: a matrix, say, has two axes whatever is done."""
-    refuse_mask(name, value)
     return np.asarray(_core._as_array(name, value))
 
 

@@ -166,7 +166,7 @@ class Optimizer:
                 copy.deepcopy(place_of(module)[0], memo)
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        state = {k: v for k, v in self.__dict__.items() if k != "_modules"}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_modules", "_ready")}
         other.__dict__.update(copy.deepcopy(state, memo))
         other._modules = [memo[id(module)] for module in self._modules]
         return other

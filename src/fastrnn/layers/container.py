@@ -39,7 +39,7 @@ class Container(Module):
             start = stop
 
     def _touch(self):
-        self._version += 1
+        super()._touch()
         for part in self._parts.values():
             part._touch()
 
