@@ -16,6 +16,12 @@ FR_INLINE void NAME(pack_transposed)(real *dst, const real *src, ptrdiff_t ld, p
 FR_INLINE void NAME(pack_rows)(real *dst, const real *src, ptrdiff_t ld, ptrdiff_t K,
                                ptrdiff_t width)
 {
+    if (width >= NR) {
+        for (ptrdiff_t k = 0; k < K; k++)
+            for (int v = 0; v < FR_NV; v++)
+                vstore(dst + k * NR + v * VL, vload(src + k * ld + v * VL));
+        return;
+    }
     for (ptrdiff_t k = 0; k < K; k++)
         for (int v = 0; v < FR_NV; v++)
             vstore(dst + k * NR + v * VL,
@@ -35,8 +41,9 @@ static void NAME(pack_table)(real *table, const real *w_ih, const real *bias, co
             real *to = table + k0 * G * Hp + g * Hp;
             NAME(transpose)(to + u0, G * Hp, w_ih + (g * H + u0) * I + k0, I, last - u0, k1 - k0);
             for (ptrdiff_t k = k0; k < k1; k++, to += G * Hp) {
-                for (ptrdiff_t u = u0; u < last; u++)
-                    to[u] += bias[g * Hp + u];
+                for (ptrdiff_t u = u0; u < last; u += VL)
+                    vstore_n(to + u, vload_n(to + u, last - u) + vload(bias + g * Hp + u),
+                             last - u);
                 for (ptrdiff_t u = last; u < u1; u++)
                     to[u] = 0;
             }

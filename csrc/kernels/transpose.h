@@ -50,18 +50,21 @@ FR_INLINE void NAME(transpose_block)(real *dst, ptrdiff_t ldd, const real *src, 
 static void NAME(transpose)(real *restrict dst, ptrdiff_t ldd, const real *restrict src,
                             ptrdiff_t lds, ptrdiff_t rows, ptrdiff_t columns)
 {
-    ptrdiff_t r = 0;
 #ifdef FR_BLOCK
-    for (; r + FR_BLOCK <= rows; r += FR_BLOCK) {
-        ptrdiff_t c = 0;
-        for (; c + FR_BLOCK <= columns; c += FR_BLOCK)
-            NAME(transpose_block)(dst + c * ldd + r, ldd, src + r * lds + c, lds);
-        for (; c < columns; c++)
-            for (ptrdiff_t i = r; i < r + FR_BLOCK; i++)
-                dst[c * ldd + i] = src[i * lds + c];
+    /* The last block of a row or column of them begins early enough to be whole: what it shares with the one
+     * before is written twice. */
+    if (rows >= FR_BLOCK && columns >= FR_BLOCK) {
+        for (ptrdiff_t i = 0; i < rows; i += FR_BLOCK) {
+            const ptrdiff_t r = i + FR_BLOCK <= rows ? i : rows - FR_BLOCK;
+            for (ptrdiff_t k = 0; k < columns; k += FR_BLOCK) {
+                const ptrdiff_t c = k + FR_BLOCK <= columns ? k : columns - FR_BLOCK;
+                NAME(transpose_block)(dst + c * ldd + r, ldd, src + r * lds + c, lds);
+            }
+        }
+        return;
     }
 #endif
-    for (; r < rows; r++)
+    for (ptrdiff_t r = 0; r < rows; r++)
         for (ptrdiff_t c = 0; c < columns; c++)
             dst[c * ldd + r] = src[r * lds + c];
 }
