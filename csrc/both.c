@@ -37,8 +37,12 @@ static fr_status make_call(const both_calls *calls, int i)
         return fr_pack(layer, calls->use, calls->packed[i], &calls->weights[i]);
     if (calls->backward[i])
         return fr_backward(layer, seq, calls->backward[i]);
-    return fr_forward_linked(layer, seq, calls->forward[i], i == 0 ? calls->steps : NULL,
-                             i == 1 ? calls->steps : NULL);
+    /* Told not more often: the line of who waits for it comes back slower than a small step takes. */
+    const fr_links links = {.leads = i == 0 ? calls->steps : NULL,
+                            .tells = FR_FOLLOWED_STEPS,
+                            .follows = i == 1 ? calls->steps : NULL,
+                            .takes = FR_FOLLOWED_STEPS};
+    return fr_forward_linked(layer, seq, calls->forward[i], calls->steps ? &links : NULL);
 }
 
 /* A layer that follows begins when the first one's arguments have been found good. */

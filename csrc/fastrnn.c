@@ -553,11 +553,11 @@ static fr_status run(fr_call *call, fr_job *job)
 
 fr_status fr_forward(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args)
 {
-    return fr_forward_linked(layer, seq, args, NULL, NULL);
+    return fr_forward_linked(layer, seq, args, NULL);
 }
 
 fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args,
-                            fr_place *leads, fr_place *follows)
+                            const fr_links *links)
 {
     fr_call call;
     memset(&call, 0, sizeof call);
@@ -576,12 +576,12 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
     call.h0 = args->h0;
     call.c0 = args->c0;
     call.reserve = args->reserve;
-    call.leads = leads;
-    call.follows = follows;
-    if ((leads || follows) && call.plan.chunk > FR_FOLLOWED_STEPS)
-        call.plan.chunk = FR_FOLLOWED_STEPS;
-    if (leads)
-        fr_tell(leads, 1);
+    if (links)
+        call.links = *links;
+    if (call.links.takes && call.plan.chunk > call.links.takes)
+        call.plan.chunk = call.links.takes;
+    if (call.links.leads)
+        fr_tell(call.links.leads, 1);
     if (call.reserve && call.plan.offered && !call.plan.ahead) {
         /* Who sleeps now may be woken by backward in any case. */
         const fr_plan back = plan_of(layer, seq, 1, use == FR_USE_TOKENS);
@@ -594,6 +594,12 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
 }
 
 fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args)
+{
+    return fr_backward_linked(layer, seq, args, NULL);
+}
+
+fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args,
+                             const fr_links *links)
 {
     fr_call call;
     memset(&call, 0, sizeof call);
@@ -619,6 +625,8 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.dc0 = args->dc0;
     call.grads = args->grads;
     call.dy = args->dy;
+    if (links)
+        call.links = *links;
     call.dhT = args->dhT;
     call.dcT = args->dcT;
     call.step_dh = args->step_dh;
@@ -635,7 +643,38 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
     call.c_start = c_behind(&call, seq, args->reserve);
     if (!args->grads.w_ih)
         call.dtable = call.own = NULL;
-    return run(&call, typed(layer)->backward[layer->cell]);
+    fr_job *const job = typed(layer)->backward[layer->cell];
+    fr_help *const help = call.links.help;
+    if (help) {
+        help->call = &call;
+        help->job = job;
+        fr_tell(&help->begun, 1);
+    }
+    const fr_status ran = run(&call, job);
+    if (help)
+        fr_wait(&help->copied, 1);
+    return ran;
+}
+
+size_t fr_help_bytes(const fr_layer *layer, const fr_seq *seq)
+{
+    fr_call call = {.layer = *layer};
+    if (!lay_out(&call, seq, 1, 1, 0, NULL))
+        return 0;
+    return (call.pointers_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN + call.work_stride;
+}
+
+void fr_help_backward(fr_help *help, void *scratch)
+{
+    fr_wait(&help->begun, 1);
+    if (!help->call)
+        return;
+    fr_call call = *help->call;
+    fr_tell(&help->copied, 1);
+    call.helps = 1;
+    call.pointers = scratch;
+    call.work = call.pointers + (call.pointers_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
+    help->job(&call, 0);
 }
 
 /* Rows lie in the reserve longest first, those of a step behind those of the step before it (see

@@ -234,6 +234,12 @@ size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
     return check(args) == FR_OK ? layout(args, threads_of(args), NULL) : 0;
 }
 
+void fr_gemm_begin(fr_gemm_call *call, const fr_gemm_args *args)
+{
+    *call = (fr_gemm_call){.args = *args, .threads = 1};
+    layout(args, 1, call);
+}
+
 fr_status fr_gemm(const fr_gemm_args *args)
 {
     const fr_status status = check(args);

@@ -2,6 +2,7 @@
  *
  *   fastrnn.c   entry points: checks, memory layout, dispatch
  *   both.c      two calls at the same time: the directions of a layer, two layers of a stack
+ *   head.c      a step of training: a layer, and at the same time its head
  *   plan.c      how a call is split          team.c   threads and barriers
  *   cpu.c       which instruction set        gemm.c   dense products and the provider table
  *   attention.c, pointwise.c, fingerprint.c  entry points of kernels that stand by themselves
@@ -136,9 +137,10 @@ typedef struct fr_place {
 } fr_place;
 
 void fr_meet(fr_place *places, int n, int me);
-/* One tells how far it has come, another waits until it has come so far; far less than 2^31 apart. */
+/* One tells how far it has come, another waits until it has come so far, and hears how far it has; far less
+ * than 2^31 apart. */
 void fr_tell(fr_place *place, int64_t times);
-void fr_wait(fr_place *place, int64_t times);
+int64_t fr_wait(fr_place *place, int64_t times);
 static inline int fr_has_come(fr_place *place, int64_t times)
 {
     const unsigned come = (unsigned)atomic_load_explicit(&place->times, memory_order_acquire);
@@ -171,6 +173,8 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes);
  * the others take part if they are awake, or if calls come so close together that waking them pays. */
 void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone);
 
+int64_t fr_nanoseconds(void); /* since some time or other */
+
 /* Subnormal numbers are flushed to zero inside our calls: saturated sequences would otherwise
  * run tens of times slower. Returns what fr_flush_restore puts back. */
 unsigned long fr_flush_on(void);
@@ -187,6 +191,7 @@ void fr_flush_restore(unsigned long saved);
     8 /* two layers that are walked at the same time take so many at a time: both.c */
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
+#define FR_HEAD_ROWS 256 /* of all steps of a layer whose head goes along: head.c */
 
 typedef struct fr_part {   /* one thread's share */
     int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
@@ -207,9 +212,35 @@ typedef struct fr_sums {
     void *dtable; /* [I][gates][Hp] gradient of the token table; NULL: straight into w_ih */
 } fr_sums;
 
+/* Where one thread walks backward, another may make some of the products: rows of dR from unit `unit` of slot
+ * `slot` on, and db. */
+typedef struct fr_help {
+    int slot;
+    int64_t unit;
+    const struct fr_call *call; /* what thread 0 has begun, and what to do for it */
+    fr_job *job;
+    fr_place begun,
+        walked;      /* 1: those are there (a call that could not begin: NULL); and all dG are */
+    fr_place copied; /* 1: the call is no longer read */
+} fr_help;
+
+/* What ties a call of one thread to what another thread makes meanwhile; zeros: nothing. */
+typedef struct fr_links {
+    /* Forward. One call tells that it has begun (1) and, every few steps, how many are done (and 1 more);
+     * another waits for its x, and takes at most `takes` steps of it at a time (0: any number). */
+    fr_place *leads, *follows;
+    int64_t tells, takes;
+    /* Backward: where somebody tells how many of the last steps have their dy; who helps; and whether the
+     * gradients of the weights are written, not added to, all but those that tokens are scattered to. The
+     * last two only where all steps are one chunk of more than FR_FEW_ROWS and at most FR_KC rows. */
+    fr_place *awaits;
+    fr_help *help;
+    int sets;
+} fr_links;
+
 /* Everything a walk needs, untyped; the kernels cast the pointers. */
 typedef struct fr_call {
-    fr_layer layer;
+    _Alignas(64) fr_layer layer;
     fr_plan plan;
     int alone; /* thread 0 does what all threads of the plan would: kernels/walk.h */
     fr_rows rows;
@@ -222,9 +253,8 @@ typedef struct fr_call {
         *ahead; /* of x W made ahead: tiles taken, tiles that thread 1 is through with, and chunks
                           * that thread 0 is through with */
     fr_place *claims; /* [rows of the plan][panels], or NULL: every thread keeps to its own */
-    /* Of two layers that are walked at the same time: where the first tells that it has begun (1) and,
-     * whenever the second can go on, how many steps are done (and 1 more); and where the second waits for x. Or NULL. */
-    fr_place *leads, *follows;
+    fr_links links;
+    int helps; /* this is the copy of one that makes a share of the products: fr_help */
     const char *packed;
     fr_packed_layout at;
     int blas; /* batched products by the foreign provider */
@@ -263,10 +293,16 @@ typedef struct fr_call {
 /* Per-thread room for row pointers: arrays of `rows` pointers each. */
 enum { FR_ROW_ARRAYS = 13 };
 
+/* A sum of cross-entropies on its way, (0, 0, 1) at first: of_logits + (of_sums + log product). Its parts
+ * are kept apart, so that it does not depend on how many rows come at a time. */
+typedef struct fr_entropy {
+    double of_logits, of_sums, product;
+} fr_entropy;
+
 #define FR_POINTWISE(real, type)                                                                   \
     typedef struct fr_pointwise_##type {                                                           \
-        double (*softmax_cross_entropy)(real *, const real *, const int64_t *, ptrdiff_t,          \
-                                        ptrdiff_t, int64_t, double);                               \
+        void (*softmax_cross_entropy)(real *, const real *, const int64_t *, ptrdiff_t, ptrdiff_t, \
+                                      int64_t, double, fr_entropy *);                              \
         double (*bce_with_logits)(real *, const real *, const real *, ptrdiff_t, double);          \
         double (*sum_of_squares)(const real *, ptrdiff_t);                                         \
         void (*scale)(real *, ptrdiff_t, double);                                                  \
@@ -282,6 +318,8 @@ enum { FR_ROW_ARRAYS = 13 };
 FR_POINTWISE(float, f32);
 FR_POINTWISE(double, f64);
 
+struct fr_gemm_call;
+
 typedef struct fr_kernels {
     const char *isa;
     struct fr_typed {
@@ -289,7 +327,10 @@ typedef struct fr_kernels {
         fr_job *pack; /* arg: fr_pack_call */
         fr_job *forward[FR_CELLS];
         fr_job *backward[FR_CELLS];
-        fr_job *gemm;                                  /* arg: fr_gemm_call */
+        fr_job *gemm; /* arg: fr_gemm_call */
+        void (*gemm_pack)(const struct fr_gemm_call *, int tid);
+        void (*gemm_rows)(const struct fr_gemm_call *, int tid, int64_t first, int64_t end);
+        int64_t (*gemm_tile)(int64_t M, int64_t first);
         fr_job *attention_scores, *attention_backward; /* arg: fr_attention_call */
         void (*activation)(int kind, void *out, const void *in, int64_t n);
     } typed[FR_DTYPES];
@@ -307,6 +348,26 @@ typedef struct fr_gemm_call {
     size_t work_stride;
     fr_place *places; /* [threads] */
 } fr_gemm_call;
+
+/* pointwise.c: thread 1 has written a model's gradients from `first` to their end. */
+void fr_note_far(const void *first, const void *end);
+
+/* pointwise.c: fr_softmax_cross_entropy by and by, on the calling thread. */
+typedef struct fr_entropy_call {
+    fr_dtype dtype;
+    void *dlogits;
+    const void *logits;
+    const int64_t *targets;
+    ptrdiff_t n, V;
+    int64_t ignored;
+    double scale;
+    double loss; /* of whole shares */
+    fr_entropy rest;
+} fr_entropy_call;
+
+void fr_begin_entropy(fr_entropy_call *call);
+/* Rows [first, end), which follow those of the call before. */
+void fr_add_entropy(fr_entropy_call *call, ptrdiff_t first, ptrdiff_t end);
 
 typedef struct fr_attention_call {
     fr_attention_args args;
@@ -349,12 +410,18 @@ fr_status fr_plan_of_call(fr_plan *plan, const fr_layer *layer, const fr_seq *se
 fr_pass fr_pass_of_call(int backward, int tokens);
 int fr_threads_of_call(const fr_seq *seq);
 int64_t fr_longest(const fr_seq *seq); /* steps of its longest row */
-/* fr_forward of a layer that leads another, or follows one: see fr_call. */
 fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_forward_args *args,
-                            fr_place *leads, fr_place *follows);
+                            const fr_links *links);
+fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args,
+                             const fr_links *links);
+/* The helper's side, in memory of its own. */
+size_t fr_help_bytes(const fr_layer *layer, const fr_seq *seq);
+void fr_help_backward(fr_help *help, void *scratch);
 
 /* ---- gemm.c ------------------------------------------------------------------------------- */
 
+/* A product made in phases by one thread: kernels->gemm_pack, then gemm_rows. args have been checked. */
+void fr_gemm_begin(fr_gemm_call *call, const fr_gemm_args *args);
 int fr_blas_serial(void); /* 0: own; otherwise a number that changes with the provider */
 /* Row-major C (M,N) = beta C + op(A) op(B), by the foreign provider, on the calling thread. */
 void fr_blas_gemm(fr_dtype dtype, int ta, int tb, int64_t M, int64_t N, int64_t K, const void *A,

@@ -7,6 +7,7 @@
 
 #include "fastrnn_pointwise.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "internal.h"
@@ -54,6 +55,7 @@ typedef struct pointwise_call {
     void (*share)(struct pointwise_call *call, int i, ptrdiff_t first, ptrdiff_t n);
     ptrdiff_t n, length; /* of all, and of every share but the last */
     int shares, threads;
+    int alone;           /* thread 0 takes all shares */
     void *a, *b, *c, *d; /* written */
     const void *x, *y;   /* read */
     const void *options;
@@ -66,11 +68,42 @@ typedef struct pointwise_call {
 static void take_shares(void *arg, int tid)
 {
     pointwise_call *call = arg;
-    for (int i = call->shares * tid / call->threads; i < call->shares * (tid + 1) / call->threads;
-         i++) {
-        const ptrdiff_t first = i * call->length, rest = call->n - first;
-        call->share(call, i, first, rest < call->length ? rest : call->length);
+    const int threads = call->alone ? 1 : call->threads;
+    for (int i = call->shares * tid / threads; i < call->shares * (tid + 1) / threads; i++) {
+        const ptrdiff_t first = i * call->length;
+        call->share(call, i, first, i + 1 < call->shares ? call->length : call->n - first);
     }
+}
+
+/* Gradients that thread 1 has written, last of all, and what an optimizer then reads and writes with them is
+ * in its cache: it goes on with them, however few they are. */
+static _Atomic uintptr_t far_first, far_end;
+
+void fr_note_far(const void *first, const void *end)
+{
+    atomic_store_explicit(&far_first, (uintptr_t)first, memory_order_relaxed);
+    atomic_store_explicit(&far_end, (uintptr_t)end, memory_order_relaxed);
+}
+
+/* Of n elements from x on, how many come before those; n, if there are none behind them. */
+static ptrdiff_t elements_near(const void *x, ptrdiff_t n, size_t real)
+{
+    enum { TOGETHER = 64 }; /* a multiple of all that a loop unrolls */
+    const uintptr_t first = atomic_load_explicit(&far_first, memory_order_relaxed),
+                    begin = (uintptr_t)x, end = begin + (size_t)n * real;
+    if (first <= begin || first >= end ||
+        end != atomic_load_explicit(&far_end, memory_order_relaxed))
+        return n;
+    const ptrdiff_t near =
+        ((ptrdiff_t)((first - begin) / real) + TOGETHER - 1) / TOGETHER * TOGETHER;
+    return near < n ? near : n;
+}
+
+/* Items of a share, if n items have `width` elements each. */
+static ptrdiff_t share_length(ptrdiff_t n, ptrdiff_t width)
+{
+    const ptrdiff_t length = width < SHARE ? SHARE / (width > 0 ? width : 1) : 1;
+    return (n - 1) / length < MOST_SHARES ? length : ((n - 1) / MOST_SHARES / SHARE + 1) * SHARE;
 }
 
 /* Runs a call on n items of `width` elements that take `cost` each. Returns the sum of its answers. */
@@ -81,9 +114,7 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
     if (n < 1)
         return sum;
     call->n = n;
-    call->length = width < SHARE ? SHARE / (width > 0 ? width : 1) : 1;
-    if ((n - 1) / call->length >= MOST_SHARES)
-        call->length = ((n - 1) / MOST_SHARES / SHARE + 1) * SHARE;
+    call->length = share_length(n, width);
     call->shares = (int)((n - 1) / call->length + 1);
     call->threads = fr_get_num_threads();
     if (call->threads > call->shares)
@@ -100,6 +131,60 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
     return sum;
 }
 
+/* An optimizer's step on n elements, of which each thread takes those whose gradients it has. */
+static void run_step(pointwise_call *call, ptrdiff_t n, size_t real, double cost)
+{
+    const ptrdiff_t near = elements_near(call->x, n, real);
+    if (near == n || (double)n * cost >= WORTH_A_THREAD || fr_get_num_threads() < 2) {
+        run(call, n, 1, cost);
+        return;
+    }
+    call->n = n;
+    call->length = near;
+    call->shares = call->threads = 2;
+    fr_team_offer(2, take_shares, call, offsetof(pointwise_call, answer), &call->alone);
+}
+
+/* ---- cross-entropy by and by -------------------------------------------------------------- */
+
+static const fr_entropy nothing_yet = {0, 0, 1};
+
+static double sum_of(const fr_entropy *e)
+{
+    return e->of_logits + (e->of_sums + log(e->product));
+}
+
+void fr_begin_entropy(fr_entropy_call *call)
+{
+    call->loss = 0;
+    call->rest = nothing_yet;
+}
+
+void fr_add_entropy(fr_entropy_call *call, ptrdiff_t first, ptrdiff_t end)
+{
+    const fr_kernels *kernels = fr_current_kernels();
+    const ptrdiff_t length = share_length(call->n, call->V);
+    const size_t real = call->dtype == FR_F64 ? 8 : 4;
+    for (ptrdiff_t next; first < end; first = next) {
+        next = (first / length + 1) * length < end ? (first / length + 1) * length : end;
+        const size_t at = (size_t)(first * call->V) * real;
+        void *const dlogits = (char *)call->dlogits + at;
+        const void *const logits = (const char *)call->logits + at;
+        if (call->dtype == FR_F64)
+            kernels->pointwise_f64.softmax_cross_entropy(dlogits, logits, call->targets + first,
+                                                         next - first, call->V, call->ignored,
+                                                         call->scale, &call->rest);
+        else
+            kernels->pointwise_f32.softmax_cross_entropy(dlogits, logits, call->targets + first,
+                                                         next - first, call->V, call->ignored,
+                                                         call->scale, &call->rest);
+        if (next % length && next < call->n)
+            continue;
+        call->loss += sum_of(&call->rest);
+        call->rest = nothing_yet;
+    }
+}
+
 /* ---- the functions ------------------------------------------------------------------------ */
 
 /* A share of a call, with its arrays from its first element on. */
@@ -109,9 +194,11 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
 #define FR_EXPORT(real, type)                                                                      \
     FR_SHARE(softmax_cross_entropy, type)                                                          \
     {                                                                                              \
-        call->answer[i] = fr_current_kernels()->pointwise_##type.softmax_cross_entropy(            \
+        fr_entropy sum = nothing_yet;                                                              \
+        fr_current_kernels()->pointwise_##type.softmax_cross_entropy(                              \
             (real *)call->a + at * call->V, (const real *)call->x + at * call->V,                  \
-            (const int64_t *)call->y + at, n, call->V, call->ignored, call->low);                  \
+            (const int64_t *)call->y + at, n, call->V, call->ignored, call->low, &sum);            \
+        call->answer[i] = sum_of(&sum);                                                            \
     }                                                                                              \
     double fr_softmax_cross_entropy_##type(real *dlogits, const real *logits,                      \
                                            const int64_t *targets, ptrdiff_t n, ptrdiff_t V,       \
@@ -206,7 +293,7 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
     void fr_sgd_##type(real *p, real *buf, const real *g, ptrdiff_t n, const fr_sgd_options *o)    \
     {                                                                                              \
         pointwise_call call = {.share = sgd_share_##type, .a = p, .b = buf, .x = g, .options = o}; \
-        run(&call, n, 1, COST_OF_PASS);                                                            \
+        run_step(&call, n, sizeof *p, COST_OF_PASS);                                               \
     }                                                                                              \
     FR_SHARE(adagrad, type)                                                                        \
     {                                                                                              \
@@ -220,7 +307,7 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
     {                                                                                              \
         pointwise_call call = {                                                                    \
             .share = adagrad_share_##type, .a = p, .b = sum, .x = g, .options = o};                \
-        run(&call, n, 1, COST_OF_STEP);                                                            \
+        run_step(&call, n, sizeof *p, COST_OF_STEP);                                               \
     }                                                                                              \
     FR_SHARE(rmsprop, type)                                                                        \
     {                                                                                              \
@@ -239,7 +326,7 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
                                .d = buf,                                                           \
                                .x = g,                                                             \
                                .options = o};                                                      \
-        run(&call, n, 1, COST_OF_STEP);                                                            \
+        run_step(&call, n, sizeof *p, COST_OF_STEP);                                               \
     }                                                                                              \
     FR_SHARE(adam, type)                                                                           \
     {                                                                                              \
@@ -253,7 +340,7 @@ static double run(pointwise_call *call, ptrdiff_t n, ptrdiff_t width, double cos
     {                                                                                              \
         pointwise_call call = {                                                                    \
             .share = adam_share_##type, .a = p, .b = m, .c = v, .x = g, .options = o};             \
-        run(&call, n, 1, COST_OF_STEP);                                                            \
+        run_step(&call, n, sizeof *p, COST_OF_STEP);                                               \
     }
 
 FR_EXPORT(float, f32)

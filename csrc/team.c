@@ -54,12 +54,12 @@ typedef CONDITION_VARIABLE wake_t;
 #define wake_wait(w, l) SleepConditionVariableSRW(w, l, INFINITE, 0)
 #define wake_signal(w) WakeConditionVariable(w)
 #define yield() SwitchToThread()
-static int64_t microseconds(void)
+int64_t fr_nanoseconds(void)
 {
     LARGE_INTEGER ticks, per_second;
     QueryPerformanceCounter(&ticks);
     QueryPerformanceFrequency(&per_second);
-    return (int64_t)(1e6 * (double)ticks.QuadPart / (double)per_second.QuadPart);
+    return (int64_t)(1e9 * (double)ticks.QuadPart / (double)per_second.QuadPart);
 }
 #else
 typedef pthread_mutex_t lock_t;
@@ -73,21 +73,28 @@ typedef pthread_cond_t wake_t;
 #define wake_wait(w, l) pthread_cond_wait(w, l)
 #define wake_signal(w) pthread_cond_signal(w)
 #define yield() sched_yield()
-static int64_t microseconds(void)
+int64_t fr_nanoseconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 #endif
 
+static int64_t microseconds(void)
+{
+    return fr_nanoseconds() / 1000;
+}
+
 /* ---- waiting ------------------------------------------------------------------------------ */
 
-/* Until *value is no longer behind `wanted`; both count round and round. */
-static void spin_until(_Atomic int *value, unsigned wanted)
+/* Until *value, which is returned, is no longer behind `wanted`; both count round and round. */
+static unsigned spin_until(_Atomic int *value, unsigned wanted)
 {
-    for (int spins = 0;
-         (int)((unsigned)atomic_load_explicit(value, memory_order_acquire) - wanted) < 0; spins++) {
+    for (int spins = 0;; spins++) {
+        const unsigned now = (unsigned)atomic_load_explicit(value, memory_order_acquire);
+        if ((int)(now - wanted) >= 0)
+            return now;
         if (spins < SPINS_BEFORE_YIELDING)
             RELAX();
         else
@@ -109,9 +116,10 @@ void fr_tell(fr_place *place, int64_t times)
     atomic_store_explicit(&place->times, (int)(unsigned)times, memory_order_release);
 }
 
-void fr_wait(fr_place *place, int64_t times)
+int64_t fr_wait(fr_place *place, int64_t times)
 {
-    spin_until(&place->times, (unsigned)times);
+    const int ahead = (int)(spin_until(&place->times, (unsigned)times) - (unsigned)times);
+    return times + ahead;
 }
 
 /* ---- where ------------------------------------------------------------------------------------ */

@@ -97,6 +97,70 @@ def test_three_steps_are_those_of_single_calls_bit_for_bit(name, tokens, threads
     assert ours.random_state == theirs.random_state
 
 
+# A layer and its head that two threads make at the same time: few rows, and a head of some work.
+HEADED = {
+    "rnn": lambda: fr.Sequential(fr.RNN(65, 20, seed=0), fr.Linear(20, 65, seed=1)),
+    "lstm in float64": lambda: fr.Sequential(
+        fr.LSTM(65, 12, dtype="float64", seed=0), fr.Linear(12, 65, dtype="float64", seed=1)
+    ),
+    "gru without biases": lambda: fr.Sequential(
+        fr.GRU(65, 13, bias=False, seed=0), fr.Linear(13, 65, bias=False, seed=1)
+    ),
+    "reset before, batch first": lambda: fr.Sequential(
+        fr.GRU(65, 12, reset_after=False, batch_first=True, seed=0), fr.Linear(12, 65, seed=1)
+    ),
+    "three layers": lambda: fr.Sequential(fr.RNN(65, 12, 3, seed=0), fr.Linear(12, 65, seed=1)),
+    "two recurrent layers": lambda: fr.Sequential(
+        fr.GRU(65, 10, seed=2), fr.LSTM(10, 12, seed=0), fr.Linear(12, 65, seed=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("clip", [{}, {"norm": 0.5}, {"value": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "name, tokens",
+    [(name, True) for name in HEADED]
+    + [(name, False) for name in ("rnn", "three layers", "two recurrent layers")],
+)
+def test_a_layer_and_its_head_at_the_same_time_are_those_of_single_calls(name, tokens, clip):
+    ours, theirs = HEADED[name](), HEADED[name]()
+    fr.set_num_threads(2)
+    rng = np.random.default_rng(0)
+    first = ours.layers[0]
+    optimizers = [fr.optim.Adagrad(model, 0.01) for model in (ours, theirs)]
+    step = fr.TrainStep(
+        ours, optimizers[0], **{f"clip_{kind}": limit for kind, limit in clip.items()}
+    )
+    state = expected_state = None
+    for _ in range(12):
+        ids = rng.integers(0, 65, (2, 40))
+        x, targets = ids[:, None] if first.batch_first else ids[..., None]
+        if not tokens:
+            x = np.eye(65, dtype=ours.dtype)[x]
+        loss, state = step(x, targets, state)
+        assert step._step.headed
+        expected, expected_state = one_by_one(
+            theirs, optimizers[1], x, targets, expected_state, **clip
+        )
+        assert loss == expected
+        assert_same_bits(flatten(state), flatten(expected_state))
+        assert_same_bits(ours.grads.values(), theirs.grads.values())
+        assert_same_bits(ours.params.values(), theirs.params.values())
+
+
+def test_a_head_whose_loss_is_not_finite_leaves_the_gradients():
+    fr.set_num_threads(2)
+    model = HEADED["rnn"]()
+    step = fr.TrainStep(model, fr.optim.SGD(model, 0.1))
+    ids = np.random.default_rng(0).integers(0, 65, (2, 40, 1))
+    step(*ids)
+    before = {name: grad.copy() for name, grad in model.grads.items()}
+    model.params["1.bias"][3] = np.nan
+    with pytest.raises(FloatingPointError, match=r"^the loss is nan$"):
+        step(*ids)
+    assert_same_bits(model.grads.values(), before.values())
+
+
 @pytest.mark.parametrize("loss", [fr.mse, fr.bce_with_logits])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_other_losses_are_those_of_single_calls_bit_for_bit(loss, dtype):

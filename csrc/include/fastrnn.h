@@ -1,7 +1,7 @@
 /* fastrnn.h: recurrent networks on a CPU. This header is the manual; read it first.
  *
  * One call runs one layer in one direction over a whole sequence, forward or backward (or two layers or
- * directions: fr_forward_both, fr_forward_two).
+ * directions: fr_forward_both, fr_forward_two; or a step of training: fr_train_with_head).
  * Cells: vanilla RNN (tanh, relu, sigmoid), LSTM, GRU (reset after or before the product).
  * Parameters have torch.nn's shapes and gate order; the equations are in docs/math.md.
  *
@@ -247,6 +247,55 @@ typedef struct fr_gemm_args {
 
 size_t fr_gemm_scratch_bytes(const fr_gemm_args *args);
 fr_status fr_gemm(const fr_gemm_args *args);
+
+/* ---- a layer and its head: one step of training ----------------------------------------- */
+
+/* How long a step takes with two threads and with one, as it has turned out; zeros at first. */
+typedef struct fr_pace {
+    double ns[2];
+    int alone; /* one is faster */
+    int calls, tries;
+} fr_pace;
+
+/* An affine map of the layer's outputs, with softmax and cross-entropy behind it.
+ *
+ *   w, b         (V,H), (V,)  in   b may be NULL
+ *   targets      (T,B)        in   class ids that fr_check_targets has accepted
+ *   dw, db                    out  db may be NULL
+ *   logits, dlogits (T,B,V)   out  dense
+ *   loss                      out  as fr_softmax_cross_entropy returns it; so are ignored and scale meant
+ *   clip                      every gradient into [-clip, clip]; INFINITY: as it is
+ *   pace                      the caller's only to set to zero and to keep */
+typedef struct fr_head_args {
+    int64_t V;
+    const void *w, *b;
+    void *dw, *db;
+    void *logits, *dlogits;
+    const int64_t *targets;
+    int64_t ignored;
+    double scale, clip;
+    void *scratch;
+    fr_pace pace;
+    double loss;
+} fr_head_args;
+
+/* A step of training of a layer and its head, up to the clipped gradients, where it pays that a second thread
+ * makes the head: whether that is so depends on the shape and the number of threads alone. If it is not,
+ * the others refuse: 0 bytes, FR_EARG. The numbers are those of fr_pack, fr_forward, fr_gemm,
+ * fr_softmax_cross_entropy, fr_backward and fr_clip one after the other.
+ *
+ * Gradients are written, not added to, and lie one behind the other: backward->grads.w_ih, w_hh, b_ih, b_hh,
+ * then dw and db, those that are NULL left out. forward->y and backward->dy are dense (T,B,H); dy is
+ * written. `use` is that of fr_training_use. If the loss is not finite, FR_OK is returned and
+ * no gradient has been touched; if a token is out of range, nothing has been written. */
+int fr_head_at_once(const fr_layer *layer, const fr_seq *seq, int tokens, int64_t V);
+size_t fr_head_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int64_t V);
+/* Where the last gradient ends, if they lie as they should, and NULL if not. */
+const void *fr_head_grads_end(const fr_layer *layer, const fr_weight_grads *grads,
+                              const fr_head_args *head);
+fr_status fr_train_with_head(const fr_layer *layer, const fr_seq *seq, int use, void *packed,
+                             const fr_weights *weights, const fr_forward_args *forward,
+                             const fr_backward_args *backward, fr_head_args *head);
 
 /* ---- additive attention: every query with every place of a memory ------------------------- */
 

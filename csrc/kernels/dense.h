@@ -15,19 +15,13 @@ static real NAME(sum_of)(const real *x, ptrdiff_t n)
     return vsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-static void NAME(gemm)(void *arg, int tid)
+/* The panels of op(B) that are thread tid's to pack. */
+static void NAME(gemm_pack)(const fr_gemm_call *call, int tid)
 {
-    static const real zeros[NR];
-    const fr_gemm_call *call = arg;
     const fr_gemm_args *g = &call->args;
-    const ptrdiff_t M = g->M, N = g->N, K = g->K, P = (N + NR - 1) / NR;
-    const ptrdiff_t m0 = M * tid / call->threads, m1 = M * (tid + 1) / call->threads;
-    const real *A = g->A, *B = g->B, *bias = g->bias;
-    real *C = g->C, *panels = (real *)call->panels;
-    real *transposed = (real *)(call->work + tid * call->work_stride);
-    _Alignas(64) real out[FR_MR * NR];
-    const real *a[FR_MC], *init[FR_MR], *from[FR_MR];
-
+    const ptrdiff_t N = g->N, K = g->K, P = (N + NR - 1) / NR;
+    const real *B = g->B;
+    real *panels = (real *)call->panels;
     for (ptrdiff_t p = P * tid / call->threads; p < P * (tid + 1) / call->threads; p++) {
         const ptrdiff_t width = N - p * NR;
         if (g->transpose_b)
@@ -35,8 +29,20 @@ static void NAME(gemm)(void *arg, int tid)
         else
             NAME(pack_rows)(panels + p * K * NR, B + p * NR, g->ldb, K, width);
     }
-    if (call->threads > 1)
-        fr_meet(call->places, call->threads, tid);
+}
+
+/* Rows [m0, m1) of C, which is all panels' when this begins. */
+static void NAME(gemm_rows)(const fr_gemm_call *call, int tid, int64_t m0, int64_t m1)
+{
+    static const real zeros[NR];
+    const fr_gemm_args *g = &call->args;
+    const ptrdiff_t N = g->N, K = g->K, P = (N + NR - 1) / NR;
+    const real *A = g->A, *bias = g->bias;
+    const real *panels = (const real *)call->panels;
+    real *C = g->C;
+    real *transposed = (real *)(call->work + tid * call->work_stride);
+    _Alignas(64) real out[FR_MR * NR];
+    const real *a[FR_MC], *init[FR_MR], *from[FR_MR];
 
     for (int m = 0; m < FR_MR; m++)
         init[m] = out + m * NR;
@@ -85,6 +91,24 @@ static void NAME(gemm)(void *arg, int tid)
                 }
             }
         }
+}
+
+static void NAME(gemm)(void *arg, int tid)
+{
+    const fr_gemm_call *call = arg;
+    const int64_t M = call->args.M;
+    NAME(gemm_pack)(call, tid);
+    if (call->threads > 1)
+        fr_meet(call->places, call->threads, tid);
+    NAME(gemm_rows)(call, tid, M * tid / call->threads, M * (tid + 1) / call->threads);
+}
+
+/* Of M rows whose product is made tile by tile: how high the tile is that begins with row m. The tiles are
+ * those of gemm_rows of all M, since how high one is decides how its sums are added up. */
+static int64_t NAME(gemm_tile)(int64_t M, int64_t m)
+{
+    const int64_t block = m / FR_MC * FR_MC;
+    return NAME(tile_height)((M - block < FR_MC ? M : block + FR_MC) - m);
 }
 
 static void NAME(activation)(int kind, void *out, const void *in, int64_t n)

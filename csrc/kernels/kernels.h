@@ -40,8 +40,9 @@
 #define FR_TYPED(t, size)                                                                          \
     {                                                                                              \
         FR_VBYTES ? FR_VBYTES / size : 1, FR_NV *(FR_VBYTES ? FR_VBYTES / size : 1), pack_##t,     \
-            FR_CELLS_OF(forward, t), FR_CELLS_OF(backward, t), gemm_##t, attention_scores_##t,     \
-            attention_backward_##t, activation_##t                                                 \
+            FR_CELLS_OF(forward, t), FR_CELLS_OF(backward, t), gemm_##t, gemm_pack_##t,            \
+            gemm_rows_##t, gemm_tile_##t, attention_scores_##t, attention_backward_##t,            \
+            activation_##t                                                                         \
     }
 
 #define FR_POINTWISE_OF(t)                                                                         \

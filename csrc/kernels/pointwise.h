@@ -123,13 +123,14 @@ FR_INLINE void NAME(exp_in_place)(real *x, ptrdiff_t n)
  *
  * Rows are short (65 characters) and exp is most of the work, so exp runs over a block of whole rows
  * at once: one incomplete vector a block instead of one a row. */
-FR_NOINLINE double NAME(softmax_cross_entropy)(real *restrict dx, const real *restrict x,
-                                               const int64_t *restrict targets, ptrdiff_t n,
-                                               ptrdiff_t V, int64_t ignored, double scale)
+FR_NOINLINE void NAME(softmax_cross_entropy)(real *restrict dx, const real *restrict x,
+                                             const int64_t *restrict targets, ptrdiff_t n,
+                                             ptrdiff_t V, int64_t ignored, double scale,
+                                             fr_entropy *entropy)
 {
-    double loss = 0, product = 1;
+    double loss = entropy->of_logits, product = entropy->product;
     if (V < 1)
-        return loss;
+        return;
     const ptrdiff_t block = V < FR_SOFTMAX_BLOCK ? FR_SOFTMAX_BLOCK / V : 1;
     for (ptrdiff_t first = 0; first < n; first += block) {
         const ptrdiff_t end = n - first < block ? n : first + block;
@@ -153,7 +154,7 @@ FR_NOINLINE double NAME(softmax_cross_entropy)(real *restrict dx, const real *re
             const real to_dx = (real)scale / sum;
             product *= sum; /* sum is in [1, V], so one log serves a hundred rows */
             if (!(product < 1e200)) {
-                loss += log(product);
+                entropy->of_sums += log(product);
                 product = 1;
             }
             for (ptrdiff_t j = 0; j < V; j++)
@@ -161,7 +162,8 @@ FR_NOINLINE double NAME(softmax_cross_entropy)(real *restrict dx, const real *re
             e[targets[r]] -= (real)scale;
         }
     }
-    return loss + log(product);
+    entropy->of_logits = loss;
+    entropy->product = product;
 }
 
 /* With e = e^-|x|, which never overflows:

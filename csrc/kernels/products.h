@@ -93,7 +93,7 @@ FR_NOINLINE int NAME(weaves_xw)(const fr_call *call, const fr_part *part)
 {
     const int64_t T = call->rows.T, kept = T < 2 * FR_WEAVE_STEPS ? T : 2 * FR_WEAVE_STEPS;
     return NAME(may_weave)(call, part) && call->x.p && !call->plan.ahead && !call->claims &&
-           !call->follows && call->plan.chunk >= kept;
+           !call->links.follows && call->plan.chunk >= kept;
 }
 
 /* dx, backward: the same for all threads, whose shares of dx do not depend on their panels of h. */
@@ -317,15 +317,16 @@ static void NAME(pack_operand)(real *dst, const real *const *rows, ptrdiff_t K, 
     }
 }
 
-/* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. */
+/* C[m][0..N) += sum over k of at[m][k] * operand[k][0..N), m < M; C row-major with ldc. With `zeros`, a row of
+ * them, C is written and not added to. */
 static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_t ldt, ptrdiff_t M,
-                                ptrdiff_t K, const real *operand, ptrdiff_t N)
+                                ptrdiff_t K, const real *operand, ptrdiff_t N, const real *zeros)
 {
     _Alignas(64) real tail[FR_MR * NR];
     const real *a[FR_MC], *c[FR_MC], *tail_row[FR_MR];
     for (ptrdiff_t m = 0; m < M; m++) {
         a[m] = at + m * ldt;
-        c[m] = C + m * ldc;
+        c[m] = zeros ? zeros : C + m * ldc;
     }
     for (int m = 0; m < FR_MR; m++)
         tail_row[m] = tail + m * NR;
@@ -337,16 +338,17 @@ static void NAME(outer_product)(real *C, ptrdiff_t ldc, const real *at, ptrdiff_
             h = NAME(tile_height)(M - r);
             /* The sums come from far away: those of the next tile are asked for now. */
             for (ptrdiff_t m = r + h; m < r + 2 * h && m < M; m++)
-                NAME(fetch_columns)(c[m] + p * NR, width);
+                NAME(fetch_columns)(C + m * ldc + p * NR, width);
             if (width >= vectors * VL) {
                 NAME(tile)
-                [tile_width][h - 1](C + r * ldc + p * NR, ldc, c + r, p * NR, a + r, 0, K, b);
+                [tile_width][h - 1](C + r * ldc + p * NR, ldc, c + r, zeros ? 0 : p * NR, a + r, 0,
+                                    K, b);
                 continue;
             }
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++)
                     vstore(tail + m * NR + v * VL,
-                           vload_n(c[r + m] + p * NR + v * VL, width - v * VL));
+                           zeros ? vsplat(0) : vload_n(c[r + m] + p * NR + v * VL, width - v * VL));
             NAME(tile)[tile_width][h - 1](tail, NR, tail_row, 0, a + r, 0, K, b);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++)
@@ -361,24 +363,64 @@ FR_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t n)
     return (n + NR - 1) / NR * NR;
 }
 
-static real NAME(sum_of)(const real *x, ptrdiff_t n); /* dense.h */
-
-/* db of the M units from u on: the sums of the rows of dG's transposed block. */
-static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int slot, ptrdiff_t u,
-                                const real *transposed, ptrdiff_t ldt, ptrdiff_t M, ptrdiff_t K)
+/* to[n] += sum over k < K of from[k][n], or = , for a few vectors of n, of which `width` numbers count. */
+FR_INLINE void NAME(add_column_sums)(real *to, real *too, const real *from, ptrdiff_t ld,
+                                     ptrdiff_t K, const int vectors, ptrdiff_t width, int set)
 {
-    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
-    const ptrdiff_t H = call->layer.hidden_size;
-    const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
-    real *db_ih = wg < 0 || !sums->grads.b_ih ? NULL : (real *)sums->grads.b_ih + wg * H + u;
-    real *db_hh = rg < 0 || !sums->grads.b_hh ? NULL : (real *)sums->grads.b_hh + rg * H + u;
-    for (ptrdiff_t m = 0; m < M && (db_ih || db_hh); m++) {
-        const real sum = NAME(sum_of)(transposed + m * ldt, K);
-        if (db_ih)
-            db_ih[m] += sum;
-        if (db_hh)
-            db_hh[m] += sum;
+    vr sum[4];
+    FR_UNROLL
+    for (int v = 0; v < vectors; v++)
+        sum[v] = vsplat(0);
+    for (ptrdiff_t k = 0; k < K; k++) {
+        FR_UNROLL
+        for (int v = 0; v < vectors; v++)
+            sum[v] += vload_n(from + k * ld + v * VL, width - v * VL);
     }
+    FR_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        const ptrdiff_t n = v * VL, left = width - n;
+        if (to)
+            vstore_n(to + n, set ? sum[v] : vload_n(to + n, left) + sum[v], left);
+        if (too)
+            vstore_n(too + n, set ? sum[v] : vload_n(too + n, left) + sum[v], left);
+    }
+}
+
+/* db of the M units from u on: the sums of K rows of dG, which begin with those units. */
+static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int slot, ptrdiff_t u,
+                                const real *dg, ptrdiff_t M, ptrdiff_t K)
+{
+    enum { WIDE = 4 }; /* vectors whose sums do not wait for each other */
+    const fr_cell_traits *cell = &fr_cells[call->layer.cell];
+    const ptrdiff_t H = call->layer.hidden_size, ld = call->dg_row;
+    const int wg = cell->w_gate[slot], rg = cell->r_gate[slot], set = call->links.sets;
+    real *ih = wg < 0 || !sums->grads.b_ih ? NULL : (real *)sums->grads.b_ih + wg * H + u;
+    real *hh = rg < 0 || !sums->grads.b_hh ? NULL : (real *)sums->grads.b_hh + rg * H + u;
+    if (!ih && !hh)
+        return;
+    for (ptrdiff_t m = 0, n; m < M; m += n) {
+        real *const to = ih ? ih + m : NULL, *const too = hh ? hh + m : NULL;
+        n = M - m >= WIDE * VL ? WIDE * VL : VL;
+        if (n == WIDE * VL)
+            NAME(add_column_sums)(to, too, dg + m, ld, K, WIDE, WIDE * VL, set);
+        else
+            NAME(add_column_sums)(to, too, dg + m, ld, K, 1, M - m, set);
+    }
+}
+
+/* Which of a block's M rows of dR, units from u on, this thread makes: of a pass that is helped, the helper
+ * those from a cut on. */
+FR_INLINE void NAME(share_of_dR)(const fr_call *call, int slot, ptrdiff_t u, ptrdiff_t M,
+                                 ptrdiff_t *first, ptrdiff_t *end)
+{
+    const fr_help *help = call->links.help;
+    *first = 0;
+    *end = M;
+    if (!help)
+        return;
+    ptrdiff_t cut = slot < help->slot ? M : slot > help->slot ? 0 : help->unit - u;
+    cut = cut < 0 ? 0 : cut > M ? M : cut;
+    *(call->helps ? first : end) = cut;
 }
 
 /* weight_gradient of a few rows: nothing is packed or transposed. */
@@ -435,6 +477,7 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     real *transposed = work, *h_panels = work + FR_MC * ldt;
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
+    const real *zeros = call->links.sets ? (const real *)call->zeros : NULL;
 
     if (n <= FR_FEW_ROWS) {
         NAME(weight_gradient_of_few)(call, dg, h, rh, x, (int)n, u0, u1, sums);
@@ -452,15 +495,20 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 const ptrdiff_t M = u1 - u < FR_MC ? u1 - u : FR_MC;
                 const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
                 /* rows of a chunk lie back to back: they are a matrix */
-                NAME(transpose)(transposed, ldt, dg[k0] + slot * Hp + u, call->dg_row, K, M);
-                NAME(bias_gradient)(call, sums, slot, u, transposed, ldt, M, K);
+                const real *block = dg[k0] + slot * Hp + u;
+                ptrdiff_t first, end;
+                NAME(share_of_dR)(call, slot, u, M, &first, &end);
+                if (!call->links.help || call->helps)
+                    NAME(bias_gradient)(call, sums, slot, u, block, M, K);
+                if (x || end > first)
+                    NAME(transpose)(transposed, ldt, block, call->dg_row, K, M);
                 if (rg >= 0)
                     NAME(outer_product)
-                (dw_hh + (rg * H + u) * H, H, transposed, ldt, M, K,
-                 cell->r_from_rh[slot] ? rh_panels : h_panels, H);
+                (dw_hh + (rg * H + u + first) * H, H, transposed + first * ldt, ldt, end - first, K,
+                 cell->r_from_rh[slot] ? rh_panels : h_panels, H, zeros);
                 if (x && wg >= 0)
                     NAME(outer_product)
-                (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I);
+                (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I, zeros);
             }
     }
 }
@@ -580,6 +628,27 @@ static void NAME(add_row)(void *to, const void *from, ptrdiff_t at, ptrdiff_t n)
         sum[i] += more[i];
 }
 
+/* to[m][n] += from[n][m] for n < N, m < M. */
+static void NAME(add_transposed)(real *to, ptrdiff_t ldt, const real *from, ptrdiff_t ldf,
+                                 ptrdiff_t N, ptrdiff_t M)
+{
+    enum { ROWS = 16, COLUMNS = 64 }; /* so that the lines of both are read once */
+    _Alignas(64) real block[ROWS * COLUMNS];
+    for (ptrdiff_t m0 = 0; m0 < M; m0 += ROWS)
+        for (ptrdiff_t n0 = 0; n0 < N; n0 += COLUMNS) {
+            const ptrdiff_t rows = M - m0 < ROWS ? M - m0 : ROWS,
+                            columns = N - n0 < COLUMNS ? N - n0 : COLUMNS;
+            NAME(transpose)(block, COLUMNS, from + n0 * ldf + m0, ldf, columns, rows);
+            for (ptrdiff_t m = 0; m < rows; m++) {
+                real *sum = to + (m0 + m) * ldt + n0;
+                for (ptrdiff_t n = 0; n < columns; n += VL)
+                    vstore_n(sum + n,
+                             vload_n(sum + n, columns - n) + vload(block + m * COLUMNS + n),
+                             columns - n);
+            }
+        }
+}
+
 /* Units [u0, u1) of a part's sums into the caller's arrays. */
 static void NAME(add_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, ptrdiff_t u1)
 {
@@ -587,12 +656,10 @@ static void NAME(add_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, 
     const ptrdiff_t G = fr_cells[call->layer.cell].gates;
     const real *dtable = s->dtable;
     real *dw_ih = call->grads.w_ih;
-    enum { BLOCK = 16 }; /* so that the lines of the table are read once */
-    for (ptrdiff_t g = 0; g < G && dtable; g++)
-        for (ptrdiff_t v = u0; v < u1; v += BLOCK)
-            for (ptrdiff_t k = 0; k < I; k++)
-                for (ptrdiff_t u = v; u < v + BLOCK && u < u1; u++)
-                    dw_ih[(g * H + u) * I + k] += dtable[(k * G + g) * Hp + u];
+    if (dtable)
+        for (ptrdiff_t g = 0; g < G; g++)
+            NAME(add_transposed)
+    (dw_ih + (g * H + u0) * I, I, dtable + g * Hp + u0, G * Hp, I, u1 - u0);
     if (s->grads.w_hh == call->grads.w_hh)
         return;
     for (ptrdiff_t g = 0; g < G; g++) {

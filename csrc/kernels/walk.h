@@ -102,8 +102,8 @@ FR_NOINLINE void CELL_NAME(_enter_chunk)(const fr_call *call, int64_t s, CELL_NA
     (call, &w->part, w->s1, w->xw + (1 - odd) * FR_WEAVE_STEPS * call->xw_row, &w->weave);
     if (call->tokens.p)
         return;
-    if (call->follows)
-        fr_wait(call->follows, w->s1 + 1);
+    if (call->links.follows)
+        fr_wait(call->links.follows, w->s1 + 1);
     w->xw_rows = NAME(x_rows)(call, &w->part, w->s0, w->s1, w->x);
     if (call->plan.ahead || (w->weaves && s > 0)) {
         /* tile by tile, step by step, or made on the way */
@@ -168,9 +168,8 @@ FR_INLINE void CELL_NAME(_leave_step)(const fr_call *call, int64_t s, CELL_NAME(
 {
     if (w->with.places)
         fr_tell(&w->with.places[w->tid], s + 1);
-    /* Not more often: the line of who waits for it comes back slower than a small step takes. */
-    if (call->leads && ((s + 1) % FR_FOLLOWED_STEPS == 0 || s + 1 == call->rows.T))
-        fr_tell(call->leads, s + 2);
+    if (call->links.leads && ((s + 1) % call->links.tells == 0 || s + 1 == call->rows.T))
+        fr_tell(call->links.leads, s + 2);
     if (s + 1 < w->s1)
         return;
     if (w->weaves)
@@ -270,7 +269,8 @@ typedef struct CELL_NAME(_back_walker) {
     int64_t s0, s1;
     real *buffer, *mine, *dg;
     const real *dg_after;
-    ptrdiff_t n; /* rows of this step */
+    ptrdiff_t n;   /* rows of this step */
+    int64_t given; /* from this step on, dy has come */
     int weaves;
     int64_t woven; /* from this step on, the whole panels of dx are made on the way */
     NAME(weave) weave;
@@ -296,6 +296,7 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
     w->once = CELL_PHASES == 1 && (units == 1 || w->with.places) && w->a.groups == 1;
     w->weaves = NAME(weaves_dx)(call);
     w->dg_after = (const real *)call->zeros;
+    w->given = call->links.awaits ? rows->T : 0;
     for (int64_t q = 0; q < w->part.nj && w->u1 > w->u0; q++) {
         const int64_t j = w->part.j0 + q * w->part.jstep, at = fr_batch(rows, j) * H + w->u0;
         NAME(copy_state)
@@ -331,6 +332,20 @@ FR_NOINLINE void CELL_NAME(_enter_chunk_back)(const fr_call *call, int64_t i,
     w->woven = w->s1;
 }
 
+/* What another thread has written is fetched from its cache as soon as it is there. */
+FR_NOINLINE void CELL_NAME(_await_dy)(const fr_call *call, int64_t s, CELL_NAME(_back_walker) * w)
+{
+    const fr_rows *rows = &call->rows;
+    const int64_t come = fr_wait(call->links.awaits, rows->T - s), before = w->given;
+    w->given = rows->T - come;
+    for (int64_t step = before - 1; step >= w->given; step--)
+        for (int64_t j = 0; j < fr_active(rows, step); j++) {
+            const real *dy = NAME(at)(&call->dy, fr_time(rows, step, j), fr_batch(rows, j));
+            for (ptrdiff_t u = 0; u < call->layer.hidden_size; u += 64 / (int)sizeof(real))
+                FR_PREFETCH(dy + u);
+        }
+}
+
 /* Addresses; what can be done before everybody's dG of the step after is there; then what needs it and is
  * not a panel's. */
 FR_INLINE void CELL_NAME(_enter_step_back)(const fr_call *call, int64_t s,
@@ -338,6 +353,8 @@ FR_INLINE void CELL_NAME(_enter_step_back)(const fr_call *call, int64_t s,
 {
     const fr_rows *rows = &call->rows;
     NAME(row_arrays) *const a = &w->a;
+    if (s < w->given)
+        CELL_NAME(_await_dy)(call, s, w);
     w->dg -= fr_part_active(&w->part, fr_active(rows, s)) * call->dg_row;
     w->n = 1;
     if (a->steady && s > 0)
@@ -392,6 +409,8 @@ FR_INLINE void CELL_NAME(_leave_step_back)(const fr_call *call, int64_t s,
 FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
 {
     const int64_t s0 = w->s0, s1 = w->s1;
+    if (call->links.help)
+        fr_tell(&call->links.help->walked, 1);
     const ptrdiff_t n =
         call->own ? NAME(fill_chunk)(call, s0, s1, w->me, w->me + 1, w->mine, &w->rows_of)
                   : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, w->buffer, &w->rows_of);
@@ -480,11 +499,31 @@ FR_NOINLINE void CELL_NAME(_backward_alone)(const fr_call *call)
     CELL_NAME(_walk_back)(call, 0, w, call->plan.threads);
 }
 
+/* A thread that makes a share of the products of another's pass, which is of one chunk. */
+FR_NOINLINE void CELL_NAME(_help_back)(const fr_call *call)
+{
+    const fr_rows *rows = &call->rows;
+    const real *const dg = (const real *)call->dG[0];
+    const fr_sums sums = {call->grads, NULL};
+    NAME(row_arrays) a;
+    NAME(chunk_rows) c;
+    NAME(bind_chunk)(call, NAME(bind_rows)(call, 0, &a), &c);
+    const ptrdiff_t n = NAME(fill_chunk)(call, 0, rows->T, 0, 1, dg, &c);
+    fr_wait(&call->links.help->walked, 1);
+    for (ptrdiff_t i = 0; i < n * call->dg_row; i += 64 / (int)sizeof(real))
+        FR_PREFETCH(dg + i);
+    NAME(weight_gradient)
+    (call, c.dg, c.h, fr_cells[call->layer.cell].rh_slot ? c.rh : NULL, NULL, n, 0,
+     call->layer.hidden_size, &sums, (real *)call->work);
+}
+
 static void CELL_NAME(_backward)(void *arg, int tid)
 {
     const fr_call *call = arg;
     CELL_NAME(_back_walker) w;
-    if (call->alone)
+    if (call->helps)
+        CELL_NAME(_help_back)(call);
+    else if (call->alone)
         CELL_NAME(_backward_alone)(call);
     else
         CELL_NAME(_walk_back)(call, tid, &w, 1);

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "fastrnn_pointwise.h"
+#include "internal.h"
 
 #define FOR_SIZES(n)                                                                               \
     for (ptrdiff_t n = 0; n <= 70; n += n < 40 ? 1 : 7)                                            \
@@ -420,6 +421,84 @@ static void long_arrays_give_the_same_bytes_whatever_the_threads(void)
     }
 }
 
+/* Few gradients, of which thread 1 has written those from some place on, or from before them, or others'. */
+static void optimizers_give_the_same_bytes_whoever_has_written_the_gradients(void)
+{
+    enum { N = 1000 };
+    static const ptrdiff_t written[][2] = {{1, N},   {500, N}, {930, N},
+                                           {999, N}, {0, N},   {500, 900}};
+    const fr_sgd_options sgd = {0.1, 0.9, 0.01, 0};
+    const fr_adagrad_options adagrad = {0.1, 1e-8, 0.01};
+    const fr_rmsprop_options rmsprop = {0.01, 0.5, 1e-2, 0.9, 0.01};
+    const fr_adam_options adam = {0.01, 0.9, 0.99, 1e-8, 0.1, 0, 1};
+    for (int type = 0; type < FR_DTYPES; type++)
+        for (int w = 0; w < 6; w++) {
+            const size_t real = real_size((fr_dtype)type);
+            pair a[2][12];
+            for (int both = 0; both < 2; both++) {
+                seed(9);
+                for (int k = 0; k < 12; k++)
+                    a[both][k] = new_pair(type, N, 2);
+                void *p[12];
+                for (int k = 0; k < 12; k++)
+                    p[k] = a[both][k].real;
+                char *const g = p[0];
+                fr_set_num_threads(1 + both);
+                fr_note_far(both ? g + written[w][0] * (ptrdiff_t)real : NULL,
+                            both ? g + written[w][1] * (ptrdiff_t)real : NULL);
+                for (int i = 0; i < 5; i++) { /* one that sleeps is woken after a while */
+                    CALL(type, sgd, p[1], p[2], p[0], N, &sgd);
+                    CALL(type, adagrad, p[3], p[4], p[0], N, &adagrad);
+                    CALL(type, rmsprop, p[5], p[6], p[7], p[8], p[0], N, &rmsprop);
+                    CALL(type, adam, p[9], p[10], p[11], p[0], N, &adam);
+                }
+            }
+            for (int k = 0; k < 12; k++) {
+                CHECK(!memcmp(a[0][k].real, a[1][k].real, N * real), "type %d, case %d, array %d",
+                      type, w, k);
+                end_pair(&a[0][k]), end_pair(&a[1][k]);
+            }
+        }
+    fr_set_num_threads(1);
+    fr_note_far(NULL, NULL);
+}
+
+static void cross_entropy_by_and_by_is_that_of_all_rows(void)
+{
+    enum { N = 1200, IGNORED = -7 };
+    static const ptrdiff_t widths[] = {3, 65, 700};
+    for (int w = 0; w < 3; w++)
+        for (int type = 0; type < FR_DTYPES; type++) {
+            const ptrdiff_t V = widths[w];
+            const size_t bytes = (size_t)(N * V) * real_size((fr_dtype)type);
+            pair x = new_pair(type, N * V, 0), whole = zeros(type, N * V),
+                 parts = zeros(type, N * V);
+            int64_t targets[N];
+            for (int i = 0; i < N; i++)
+                targets[i] = below(9) ? below(V) : IGNORED;
+            const double loss =
+                CALL(type, softmax_cross_entropy, whole.real, x.real, targets, N, V, IGNORED, 0.25);
+            fr_entropy_call call = {.dtype = (fr_dtype)type,
+                                    .dlogits = parts.real,
+                                    .logits = x.real,
+                                    .targets = targets,
+                                    .n = N,
+                                    .V = V,
+                                    .ignored = IGNORED,
+                                    .scale = 0.25};
+            fr_begin_entropy(&call);
+            for (ptrdiff_t first = 0, end; first < N; first = end) {
+                end = first + 1 + (ptrdiff_t)below(90);
+                end = end < N ? end : N;
+                fr_add_entropy(&call, first, end);
+            }
+            CHECK(call.loss == loss, "V %d, type %d: %.17g, not %.17g", (int)V, type, call.loss,
+                  loss);
+            CHECK(!memcmp(whole.real, parts.real, bytes), "V %d, type %d", (int)V, type);
+            end_pair(&x), end_pair(&whole), end_pair(&parts);
+        }
+}
+
 int main(void)
 {
     RUN_ON_EVERY_ISA(softmax_cross_entropy_follows_its_formula);
@@ -437,5 +516,7 @@ int main(void)
     RUN_ON_EVERY_ISA(rmsprop_follows_its_formula);
     RUN_ON_EVERY_ISA(adam_and_adamw_follow_their_formula);
     RUN_ON_EVERY_ISA(long_arrays_give_the_same_bytes_whatever_the_threads);
+    RUN_ON_EVERY_ISA(optimizers_give_the_same_bytes_whoever_has_written_the_gradients);
+    RUN_ON_EVERY_ISA(cross_entropy_by_and_by_is_that_of_all_rows);
     return summary();
 }

@@ -109,6 +109,7 @@ class AffineTape:
 
 @final
 class Step:
+    headed: bool
     norm: float
     def __init__(
         self,

@@ -166,6 +166,31 @@ cdef extern from "fastrnn.h" nogil:
                              const fr_forward_args *args)
     fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot,
                               const fr_array *out, const void *reserve)
+    ctypedef struct fr_pace:
+        pass
+
+    ctypedef struct fr_head_args:
+        int64_t V
+        const void *w
+        const void *b
+        void *dw
+        void *db
+        void *logits
+        void *dlogits
+        const int64_t *targets
+        int64_t ignored
+        double scale, clip
+        void *scratch
+        fr_pace pace
+        double loss
+
+    int fr_head_at_once(const fr_layer *layer, const fr_seq *seq, int tokens, int64_t V)
+    size_t fr_head_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int64_t V)
+    const void *fr_head_grads_end(const fr_layer *layer, const fr_weight_grads *grads,
+                                  const fr_head_args *head)
+    fr_status fr_train_with_head(const fr_layer *layer, const fr_seq *seq, int use, void *packed,
+                                 const fr_weights *weights, const fr_forward_args *forward,
+                                 const fr_backward_args *backward, fr_head_args *head)
     size_t fr_gemm_scratch_bytes(const fr_gemm_args *args)
     fr_status fr_gemm(const fr_gemm_args *args)
     fr_status fr_attention_scores(const fr_attention_args *args)

@@ -10,7 +10,7 @@
 #
 # The same C functions on the same numbers in the same order as layer by layer, hence the same bits.
 
-from libc.math cimport isfinite, sqrt
+from libc.math cimport INFINITY, isfinite, sqrt
 
 cdef struct StepStage:
     int directions  # of a recurrent layer; 0: an affine map
@@ -145,6 +145,11 @@ cdef fr_status _step_backward(StepStage *stage, int count) noexcept nogil:
     return FR_OK
 
 
+cdef fr_status _step_with_head(StepStage *s, fr_head_args *head) noexcept nogil:
+    return fr_train_with_head(&s.layer, &s.seq, s.use, s.packed[0], s.weights, s.forward, s.backward,
+                              head)
+
+
 @cython.final
 cdef class Step:
     """What `fastrnn.TrainStep` computes with.
@@ -184,6 +189,8 @@ cdef class Step:
     cdef int threads, count, blas
     cdef list blocks
     cdef StepStage *stage
+    cdef readonly bint headed  # the last two stages go along with each other
+    cdef fr_head_args head
     cdef cnp.ndarray y  # what the last stage gives
 
     def __init__(self, tuple engines, tuple modules, tuple roots, str loss, bint total, bint last,
@@ -308,6 +315,7 @@ cdef class Step:
             s.y.scratch = s.dx.scratch = s.dw.scratch = scratch
             for d in range(s.directions):
                 s.forward[d].scratch = s.backward[d].scratch = scratch
+        self.lay_out_head()
         self.y = np.empty(s.rows * s.width, self.dtype)
         self.y = self.y.reshape((s.rows, s.width)) if self.last else \
             self.y.reshape((first, second, s.width))
@@ -316,6 +324,38 @@ cdef class Step:
         s.given = _data(self.y)
         self.first, self.second = first, second
         return 0
+
+    cdef int lay_out_head(self) except -1:
+        """Whether the last two stages, a layer and its head, go along with each other: head.c."""
+        cdef StepStage *s
+        cdef Engine e
+        cdef Py_ssize_t before = len(self.engines) - 2
+        self.headed = False
+        memset(&self.head, 0, sizeof(self.head))
+        if self.loss != CROSS_ENTROPY or len(self.roots) > 1 or before < 0 or \
+                not isinstance(self.engines[before], Engine) or \
+                not isinstance(self.engines[before + 1], Affine):
+            return 0
+        e, s = self.engines[before], &self.stage[self.count - 2]
+        if e.D == 2 or s.only_last or (e.batch_first and s.seq.B > 1) or (e.L > 1 and e.L % 2 == 0):
+            return 0  # of an even number of layers the last one follows another: _forward_two
+        self.head.V, self.head.ignored = s[1].width, self.ignored
+        self.headed = fr_head_at_once(&s.layer, &s.seq, self.tokens and self.count == 2, s[1].width)
+        if self.headed:
+            self.head.scratch = self.take(fr_head_scratch_bytes(&s.layer, &s.seq, s[1].width))
+        return 0
+
+    cdef bint aim_head(self, const int64_t *targets, double factor):
+        """0 if the gradients do not lie as head.c takes them."""
+        cdef StepStage *s = &self.stage[self.count - 2]
+        cdef StepStage *end = s + 1
+        cdef fr_head_args *h = &self.head
+        cdef cnp.ndarray flat = self.roots[0]._flat_grad
+        h.w, h.b, h.dw, h.db = end.y.B, end.y.bias, end.dw.C, end.dw.sums
+        h.logits, h.dlogits, h.targets, h.scale = end.given, end.dgiven, targets, factor
+        h.clip = self.limit if self.clip == CLIP_VALUE else INFINITY
+        return fr_head_grads_end(&s.layer, &s.backward[0].grads, h) == \
+            <char *> _data(flat) + cnp.PyArray_NBYTES(flat)
 
     # ---- pointers, which may be others in every call
 
@@ -475,23 +515,32 @@ cdef class Step:
             counted = n
         final, kept = self.aim(x, states)
         factor = 1.0 if self.total else 1.0 / counted
+        cdef bint headed = self.headed and self.aim_head(ids, factor)
+        cdef int apart = self.count - 2 if headed else self.count
         with nogil:
-            status = _step_forward(self.stage, self.count)
+            status = _step_forward(self.stage, apart)
+            if headed and status == FR_OK:
+                status = _step_with_head(&self.stage[apart], &self.head)
         if status == FR_ETOKEN:
             e._token_error(given, None)
         _check_status("forward", status)
-        with nogil:
-            loss = self.compute_loss(end, wanted, n, rows, factor)
+        if headed:
+            loss = self.head.loss
+        else:
+            with nogil:
+                loss = self.compute_loss(end, wanted, n, rows, factor)
         if not isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
-        self.clear_gradients()
-        with nogil:
-            status = _step_backward(self.stage, self.count)
-        _check_status("backward", status)
+        if apart:
+            self.clear_gradients(self.stage[apart].backward[0].grads.w_ih if headed else NULL)
+            with nogil:
+                status = _step_backward(self.stage, apart)
+            _check_status("backward", status)
         for module in self.drawing:
             if module._random_layers():
                 module._calls += 1
-        self.clip_gradients()
+        if apart or self.clip != CLIP_VALUE:  # or head.c has
+            self.clip_gradients()
         return (loss if self.total else loss / counted), final
 
     cdef kept_apart(self, array):
@@ -522,14 +571,21 @@ cdef class Step:
         return fr_softmax_cross_entropy_f32(<float *> end.dgiven, <float *> end.given,
                                             <int64_t *> targets, rows, end.width, self.ignored, factor)
 
-    cdef int clear_gradients(self) except -1:
+    cdef int clear_gradients(self, const void *end) except -1:
+        """All of them, or those that lie before `end`."""
         cdef cnp.ndarray flat
+        cdef ptrdiff_t n
         for module in self.roots:
             flat = module._flat_grad
+            n = flat.shape[0]
             if self.kind == FR_F64:
-                fr_clear_f64(<double *> _data(flat), flat.shape[0])
+                if end != NULL:
+                    n = <const double *> end - <double *> _data(flat)
+                fr_clear_f64(<double *> _data(flat), n)
             else:
-                fr_clear_f32(<float *> _data(flat), flat.shape[0])
+                if end != NULL:
+                    n = <const float *> end - <float *> _data(flat)
+                fr_clear_f32(<float *> _data(flat), n)
         return 0
 
     cdef int clip_gradients(self) except -1:
