@@ -664,17 +664,18 @@ size_t fr_help_bytes(const fr_layer *layer, const fr_seq *seq)
     return (call.pointers_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN + call.work_stride;
 }
 
-void fr_help_backward(fr_help *help, void *scratch)
+int fr_help_backward(fr_help *help, void *scratch)
 {
     fr_wait(&help->begun, 1);
     if (!help->call)
-        return;
+        return 0;
     fr_call call = *help->call;
     fr_tell(&help->copied, 1);
     call.helps = 1;
     call.pointers = scratch;
     call.work = call.pointers + (call.pointers_stride + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
     help->job(&call, 0);
+    return 1;
 }
 
 /* Rows lie in the reserve longest first, those of a step behind those of the step before it (see

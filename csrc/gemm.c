@@ -182,7 +182,7 @@ fr_status fr_blas_select(const fr_blas *blas)
 
 /* ---- the public product ------------------------------------------------------------------- */
 
-enum { ALIGN = FR_ALIGN, MULTIPLIES_WORTH_A_THREAD = 1000000 };
+enum { ALIGN = FR_ALIGN };
 
 static size_t align_up(size_t n)
 {
@@ -252,7 +252,7 @@ fr_status fr_gemm(const fr_gemm_args *args)
     fr_gemm_call call = {.args = *args};
     const double multiplies = (double)args->M * args->N * args->K;
     call.threads = threads_of(args);
-    if (multiplies < MULTIPLIES_WORTH_A_THREAD * call.threads || args->M < call.threads)
+    if (multiplies < (double)FR_PRODUCT_OF_A_THREAD * call.threads || args->M < call.threads)
         call.threads = 1;
     layout(args, call.threads, &call);
     memset(call.places, 0, sizeof(fr_place) * (size_t)call.threads);

@@ -98,8 +98,10 @@ static void walk_backward(head_step *step)
         return;
     clear(&step->scattered);
     step->status = fr_backward_linked(step->layer, &step->seq, step->backward, &links);
-    if (step->status != FR_OK) /* and who helps waits for it */
+    if (step->status != FR_OK) { /* and who helps waits for it */
         fr_tell(&step->help.begun, 1);
+        return;
+    }
     clip(step, 0);
     if (step->alone)
         clip(step, 1);
@@ -154,10 +156,8 @@ static void follow_backward(head_step *step)
     if (dw->sums)
         memset(dw->sums, 0, (size_t)dw->M * real_bytes(step->layer));
     kernels->gemm(&step->dw, 0);
-    if (step->alone)
-        return;
-    fr_help_backward(&step->help, step->help_scratch);
-    clip(step, 1);
+    if (!step->alone && fr_help_backward(&step->help, step->help_scratch))
+        clip(step, 1);
 }
 
 static void job(void *arg, int tid)
@@ -179,11 +179,12 @@ static void job(void *arg, int tid)
  * that are one core's two halves, a step of two threads can take longer than one of one; a virtual machine
  * changes from one to the other while it runs. So both ways are timed, the slower one now and then: for so
  * many steps that a thread with nothing to do falls asleep, and everything lies in the right cache. */
-enum { BETWEEN_TRIES = 2048, TRIES = 16, COUNTED = 8 };
+enum { BETWEEN_TRIES = 2048, BEFORE_THE_FIRST = 64, TRIES = 16, COLD = 8 };
 
 static int next_is_alone(fr_pace *pace)
 {
-    if (pace->tries == 0 && ++pace->calls == BETWEEN_TRIES) {
+    const int unknown = pace->ns[!pace->alone] == 0;
+    if (pace->tries == 0 && ++pace->calls >= (unknown ? BEFORE_THE_FIRST : BETWEEN_TRIES)) {
         pace->calls = 0;
         pace->tries = TRIES;
     }
@@ -194,30 +195,36 @@ static int next_is_alone(fr_pace *pace)
 static void note_pace(fr_pace *pace, int alone, double ns)
 {
     double *const known = &pace->ns[alone];
-    if (pace->tries && alone != pace->alone && --pace->tries >= COUNTED)
+    if (pace->tries ? alone != pace->alone && --pace->tries >= TRIES - COLD : pace->calls < COLD)
         return;
     if (*known == 0 || ns < *known)
         *known = ns;
     else
         *known += (ns < 1.5 * *known ? ns - *known : 0.5 * *known) / 8;
-    if (pace->tries == 0)
-        pace->alone = pace->ns[1] != 0 && pace->ns[1] < pace->ns[0];
+    if (pace->tries == 0 && pace->ns[0] != 0 && pace->ns[1] != 0)
+        pace->alone = pace->ns[1] < pace->ns[0];
 }
 
 /* ---- the step -------------------------------------------------------------------------------- */
 
+_Static_assert(FR_HEAD_ROWS <= FR_KC, "dR is written, not added to, by a single block of rows");
+
+/* Where a thread walks the layer alone, both ways, and has about as much to do as the head; and where one thread
+ * would make each of the head's products by itself, too, or they would be cut otherwise. */
 int fr_head_at_once(const fr_layer *layer, const fr_seq *seq, int tokens, int64_t V)
 {
-    enum { WORTH = 40000 }; /* multiply-adds of the head that another thread may make */
+    enum { LEAST = 13000, MOST_LOGITS = 16384 }; /* of a product's multiply-adds; of softmax */
     fr_plan forward, backward;
     if (fr_plan_of_call(&forward, layer, seq, 0, tokens) != FR_OK ||
         fr_plan_of_call(&backward, layer, seq, 1, tokens) != FR_OK || V < 1)
         return 0;
+    const int threads = fr_threads_of_call(seq);
     const double rows = (double)seq->T * (double)seq->B;
-    return fr_threads_of_call(seq) > 1 && forward.threads == 1 && backward.threads == 1 &&
-           rows > FR_FEW_ROWS && rows <= FR_HEAD_ROWS && backward.chunk >= seq->T &&
-           !seq->reverse && !seq->lengths && !seq->reset && !fr_blas_serial() &&
-           3 * rows * (double)V * (double)layer->hidden_size > WORTH;
+    const double product = rows * (double)V * (double)layer->hidden_size;
+    return threads > 1 && forward.threads == 1 && backward.threads == 1 && rows > FR_FEW_ROWS &&
+           rows <= FR_HEAD_ROWS && backward.chunk >= seq->T && !seq->reverse && !seq->lengths &&
+           !seq->reset && !fr_blas_serial() && product > LEAST &&
+           product < (double)FR_PRODUCT_OF_A_THREAD * threads && rows * (double)V <= MOST_LOGITS;
 }
 
 /* Of the head's three products; C, A and B are missing. */
@@ -308,16 +315,19 @@ static void run(head_step *step, fr_pace *pace)
         fr_team_run(1, job, step, sizeof *step);
     else
         fr_team_offer(2, job, step, sizeof *step, &step->alone);
-    note_pace(pace, step->alone, (double)(fr_nanoseconds() - start));
+    if (step->status == FR_OK && isfinite(step->entropy.loss))
+        note_pace(pace, step->alone, (double)(fr_nanoseconds() - start));
 }
 
 fr_status fr_train_with_head(const fr_layer *layer, const fr_seq *seq, int use, void *packed,
                              const fr_weights *weights, const fr_forward_args *forward,
                              const fr_backward_args *backward, fr_head_args *head)
 {
-    if (!forward || !backward || !head || !head->w || !head->logits || !head->dlogits ||
-        !head->targets || !head->scratch || !forward->y.p ||
-        forward->reserve != backward->reserve || !forward->reserve || !(head->clip >= 0))
+    if (!forward || !backward || !head || !packed || !head->w || !head->logits || !head->dlogits ||
+        !head->targets || !head->scratch || !(head->clip >= 0))
+        return FR_EARG;
+    if (forward->packed != packed || backward->packed != packed || !forward->y.p ||
+        backward->y.p != forward->y.p || !forward->reserve || backward->reserve != forward->reserve)
         return FR_EARG;
     if (!fr_head_at_once(layer, seq, !forward->x.p && forward->tokens.p, head->V) ||
         !fr_head_grads_end(layer, &backward->grads, head))

@@ -192,6 +192,8 @@ void fr_flush_restore(unsigned long saved);
 /* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
 #define FR_FEW_ROWS 16
 #define FR_HEAD_ROWS 256 /* of all steps of a layer whose head goes along: head.c */
+/* Multiply-adds of a product that are worth a thread, each. */
+#define FR_PRODUCT_OF_A_THREAD 1000000
 
 typedef struct fr_part {   /* one thread's share */
     int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
@@ -219,8 +221,8 @@ typedef struct fr_help {
     int64_t unit;
     const struct fr_call *call; /* what thread 0 has begun, and what to do for it */
     fr_job *job;
-    fr_place begun,
-        walked;      /* 1: those are there (a call that could not begin: NULL); and all dG are */
+    fr_place begun;  /* 1: those are there, or call is NULL, if it could not begin */
+    fr_place walked; /* 1: all dG are there */
     fr_place copied; /* 1: the call is no longer read */
 } fr_help;
 
@@ -416,7 +418,7 @@ fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_
                              const fr_links *links);
 /* The helper's side, in memory of its own. */
 size_t fr_help_bytes(const fr_layer *layer, const fr_seq *seq);
-void fr_help_backward(fr_help *help, void *scratch);
+int fr_help_backward(fr_help *help, void *scratch); /* 0: the call could not begin */
 
 /* ---- gemm.c ------------------------------------------------------------------------------- */
 

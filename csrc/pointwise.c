@@ -94,6 +94,7 @@ static ptrdiff_t elements_near(const void *x, ptrdiff_t n, size_t real)
     if (first <= begin || first >= end ||
         end != atomic_load_explicit(&far_end, memory_order_relaxed))
         return n;
+    atomic_store_explicit(&far_first, 0, memory_order_relaxed); /* once: the next may be others' */
     const ptrdiff_t near =
         ((ptrdiff_t)((first - begin) / real) + TOGETHER - 1) / TOGETHER * TOGETHER;
     return near < n ? near : n;

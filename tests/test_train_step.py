@@ -148,6 +148,33 @@ def test_a_layer_and_its_head_at_the_same_time_are_those_of_single_calls(name, t
         assert_same_bits(ours.params.values(), theirs.params.values())
 
 
+@pytest.mark.parametrize("name", HEADED)
+def test_many_steps_of_two_threads_are_those_of_one_thread(name):
+    ids = np.random.default_rng(0).integers(0, 65, (300, 2, 40))
+    models = HEADED[name](), HEADED[name]()
+    for threads, model in enumerate(models, 1):
+        fr.set_num_threads(threads)
+        shape = (1, 40) if model.layers[0].batch_first else (40, 1)
+        step, state = fr.TrainStep(model, fr.optim.Adam(model, 0.01), clip_value=0.1), None
+        for x, targets in ids:
+            _, state = step(x.reshape(shape), targets.reshape(shape), state)
+        assert step._step.headed == (threads == 2)
+    assert_same_bits(models[0].params.values(), models[1].params.values())
+
+
+def test_a_head_that_is_worth_more_threads_is_not_given_to_one():
+    fr.set_num_threads(2)
+    ours, theirs = (
+        fr.Sequential(fr.RNN(65, 100, seed=0), fr.Linear(100, 866, seed=1)) for _ in range(2)
+    )
+    ids = np.random.default_rng(0).integers(0, 65, (2, 25, 1))
+    step = fr.TrainStep(ours, fr.optim.SGD(ours, 0.1))
+    loss, _ = step(*ids)
+    expected, _ = one_by_one(theirs, fr.optim.SGD(theirs, 0.1), *ids, None)
+    assert loss == expected and not step._step.headed
+    assert_same_bits(ours.params.values(), theirs.params.values())
+
+
 def test_a_head_whose_loss_is_not_finite_leaves_the_gradients():
     fr.set_num_threads(2)
     model = HEADED["rnn"]()

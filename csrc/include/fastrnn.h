@@ -74,7 +74,7 @@ typedef struct fr_weights {
     const void *b_hh; /* (G*H,)   */
 } fr_weights;
 
-typedef struct fr_weight_grads { /* added into, never overwritten */
+typedef struct fr_weight_grads { /* added into, never overwritten but by fr_train_with_head */
     void *w_ih, *w_hh, *b_ih, *b_hh;
 } fr_weight_grads;
 
@@ -250,7 +250,7 @@ fr_status fr_gemm(const fr_gemm_args *args);
 
 /* ---- a layer and its head: one step of training ----------------------------------------- */
 
-/* How long a step takes with two threads and with one, as it has turned out; zeros at first. */
+/* How long a step takes with two threads, ns[0], and with one, ns[1], as it has turned out. */
 typedef struct fr_pace {
     double ns[2];
     int alone; /* one is faster */
@@ -261,11 +261,12 @@ typedef struct fr_pace {
  *
  *   w, b         (V,H), (V,)  in   b may be NULL
  *   targets      (T,B)        in   class ids that fr_check_targets has accepted
+ *   ignored, scale            in   as of fr_softmax_cross_entropy_f32
+ *   clip                      in   every gradient goes into [-clip, clip]; INFINITY: as it is
  *   dw, db                    out  db may be NULL
  *   logits, dlogits (T,B,V)   out  dense
- *   loss                      out  as fr_softmax_cross_entropy returns it; so are ignored and scale meant
- *   clip                      every gradient into [-clip, clip]; INFINITY: as it is
- *   pace                      the caller's only to set to zero and to keep */
+ *   loss                      out  the sum of all steps' and rows'
+ *   pace                           zeros at first, then the core's: to be kept from step to step */
 typedef struct fr_head_args {
     int64_t V;
     const void *w, *b;
@@ -280,14 +281,19 @@ typedef struct fr_head_args {
 } fr_head_args;
 
 /* A step of training of a layer and its head, up to the clipped gradients, where it pays that a second thread
- * makes the head: whether that is so depends on the shape and the number of threads alone. If it is not,
- * the others refuse: 0 bytes, FR_EARG. The numbers are those of fr_pack, fr_forward, fr_gemm,
- * fr_softmax_cross_entropy, fr_backward and fr_clip one after the other.
+ * makes the head. fr_head_at_once answers 1 where it does: that depends on shapes, the number of threads,
+ * instruction set and BLAS alone. Where it does not, the others refuse: 0 bytes, FR_EARG. The numbers are those of
+ * fr_pack, fr_forward, fr_gemm, fr_softmax_cross_entropy_f32, fr_backward and fr_clip_f32 (or _f64) one after
+ * the other, with as many threads.
  *
  * Gradients are written, not added to, and lie one behind the other: backward->grads.w_ih, w_hh, b_ih, b_hh,
- * then dw and db, those that are NULL left out. forward->y and backward->dy are dense (T,B,H); dy is
- * written. `use` is that of fr_training_use. If the loss is not finite, FR_OK is returned and
- * no gradient has been touched; if a token is out of range, nothing has been written. */
+ * then dw and db, those that are NULL left out. The packed weights are written, too, and those of forward and
+ * backward. y is the same of both, and it and backward->dy, which is written, are dense (T,B,H). `use` is that of
+ * fr_training_use; the layer's memory is for `seq` as it is given here.
+ *
+ * If the loss is not finite, FR_OK is returned and no gradient has been touched. If a token is out of range,
+ * nothing but the packed weights has been written. What only the way back finds wrong with its arguments is
+ * told when the loss and some gradients have been. */
 int fr_head_at_once(const fr_layer *layer, const fr_seq *seq, int tokens, int64_t V);
 size_t fr_head_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int64_t V);
 /* Where the last gradient ends, if they lie as they should, and NULL if not. */

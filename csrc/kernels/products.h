@@ -500,7 +500,7 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 NAME(share_of_dR)(call, slot, u, M, &first, &end);
                 if (!call->links.help || call->helps)
                     NAME(bias_gradient)(call, sums, slot, u, block, M, K);
-                if (x || end > first)
+                if ((x && wg >= 0) || (rg >= 0 && end > first))
                     NAME(transpose)(transposed, ldt, block, call->dg_row, K, M);
                 if (rg >= 0)
                     NAME(outer_product)

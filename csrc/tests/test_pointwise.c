@@ -421,10 +421,23 @@ static void long_arrays_give_the_same_bytes_whatever_the_threads(void)
     }
 }
 
-/* Few gradients, of which thread 1 has written those from some place on, or from before them, or others'. */
+static void nothing(void *arg, int tid)
+{
+    (void)arg, (void)tid;
+}
+
+/* Thread 1 is awake, and has written the gradients from `first` to `end`; or there is no thread 1. */
+static void as_if_written(int threads, const char *first, const char *end)
+{
+    fr_set_num_threads(threads);
+    fr_team_run(threads, nothing, NULL, 0);
+    fr_note_far(threads > 1 ? first : NULL, end);
+}
+
+/* Few gradients, of which thread 1 has written those from some place on, or all, or others'. */
 static void optimizers_give_the_same_bytes_whoever_has_written_the_gradients(void)
 {
-    enum { N = 1000 };
+    enum { N = 1000, ARRAYS = 12 };
     static const ptrdiff_t written[][2] = {{1, N},   {500, N}, {930, N},
                                            {999, N}, {0, N},   {500, 900}};
     const fr_sgd_options sgd = {0.1, 0.9, 0.01, 0};
@@ -434,26 +447,28 @@ static void optimizers_give_the_same_bytes_whoever_has_written_the_gradients(voi
     for (int type = 0; type < FR_DTYPES; type++)
         for (int w = 0; w < 6; w++) {
             const size_t real = real_size((fr_dtype)type);
-            pair a[2][12];
-            for (int both = 0; both < 2; both++) {
+            pair a[2][ARRAYS];
+            for (int threads = 1; threads <= 2; threads++) {
+                void *p[ARRAYS];
                 seed(9);
-                for (int k = 0; k < 12; k++)
-                    a[both][k] = new_pair(type, N, 2);
-                void *p[12];
-                for (int k = 0; k < 12; k++)
-                    p[k] = a[both][k].real;
-                char *const g = p[0];
-                fr_set_num_threads(1 + both);
-                fr_note_far(both ? g + written[w][0] * (ptrdiff_t)real : NULL,
-                            both ? g + written[w][1] * (ptrdiff_t)real : NULL);
-                for (int i = 0; i < 5; i++) { /* one that sleeps is woken after a while */
+                for (int k = 0; k < ARRAYS; k++) {
+                    a[threads - 1][k] = new_pair(type, N, 2);
+                    p[k] = a[threads - 1][k].real;
+                }
+                const char *first = (char *)p[0] + (size_t)written[w][0] * real,
+                           *end = (char *)p[0] + (size_t)written[w][1] * real;
+                for (int i = 0; i < 3; i++) {
+                    as_if_written(threads, first, end);
                     CALL(type, sgd, p[1], p[2], p[0], N, &sgd);
+                    as_if_written(threads, first, end);
                     CALL(type, adagrad, p[3], p[4], p[0], N, &adagrad);
+                    as_if_written(threads, first, end);
                     CALL(type, rmsprop, p[5], p[6], p[7], p[8], p[0], N, &rmsprop);
+                    as_if_written(threads, first, end);
                     CALL(type, adam, p[9], p[10], p[11], p[0], N, &adam);
                 }
             }
-            for (int k = 0; k < 12; k++) {
+            for (int k = 0; k < ARRAYS; k++) {
                 CHECK(!memcmp(a[0][k].real, a[1][k].real, N * real), "type %d, case %d, array %d",
                       type, w, k);
                 end_pair(&a[0][k]), end_pair(&a[1][k]);

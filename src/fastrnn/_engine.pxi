@@ -167,7 +167,7 @@ cdef extern from "fastrnn.h" nogil:
     fr_status fr_read_reserve(const fr_layer *layer, const fr_seq *seq, int slot,
                               const fr_array *out, const void *reserve)
     ctypedef struct fr_pace:
-        pass
+        int alone
 
     ctypedef struct fr_head_args:
         int64_t V

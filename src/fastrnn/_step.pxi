@@ -189,7 +189,8 @@ cdef class Step:
     cdef int threads, count, blas
     cdef list blocks
     cdef StepStage *stage
-    cdef readonly bint headed  # the last two stages go along with each other
+    cdef bint has_head  # the last two stages can go along with each other,
+    cdef readonly bint headed  # and have in the last call
     cdef fr_head_args head
     cdef cnp.ndarray y  # what the last stage gives
 
@@ -330,8 +331,10 @@ cdef class Step:
         cdef StepStage *s
         cdef Engine e
         cdef Py_ssize_t before = len(self.engines) - 2
-        self.headed = False
+        cdef int alone = self.head.pace.alone  # of another shape, but of the same cores
+        self.has_head = False
         memset(&self.head, 0, sizeof(self.head))
+        self.head.pace.alone = alone
         if self.loss != CROSS_ENTROPY or len(self.roots) > 1 or before < 0 or \
                 not isinstance(self.engines[before], Engine) or \
                 not isinstance(self.engines[before + 1], Affine):
@@ -340,8 +343,8 @@ cdef class Step:
         if e.D == 2 or s.only_last or (e.batch_first and s.seq.B > 1) or (e.L > 1 and e.L % 2 == 0):
             return 0  # of an even number of layers the last one follows another: _forward_two
         self.head.V, self.head.ignored = s[1].width, self.ignored
-        self.headed = fr_head_at_once(&s.layer, &s.seq, self.tokens and self.count == 2, s[1].width)
-        if self.headed:
+        self.has_head = fr_head_at_once(&s.layer, &s.seq, self.tokens and self.count == 2, s[1].width)
+        if self.has_head:
             self.head.scratch = self.take(fr_head_scratch_bytes(&s.layer, &s.seq, s[1].width))
         return 0
 
@@ -515,16 +518,16 @@ cdef class Step:
             counted = n
         final, kept = self.aim(x, states)
         factor = 1.0 if self.total else 1.0 / counted
-        cdef bint headed = self.headed and self.aim_head(ids, factor)
-        cdef int apart = self.count - 2 if headed else self.count
+        self.headed = self.has_head and self.aim_head(ids, factor)
+        cdef int apart = self.count - 2 if self.headed else self.count
         with nogil:
             status = _step_forward(self.stage, apart)
-            if headed and status == FR_OK:
+            if self.headed and status == FR_OK:
                 status = _step_with_head(&self.stage[apart], &self.head)
         if status == FR_ETOKEN:
             e._token_error(given, None)
         _check_status("forward", status)
-        if headed:
+        if self.headed:
             loss = self.head.loss
         else:
             with nogil:
@@ -532,7 +535,7 @@ cdef class Step:
         if not isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
         if apart:
-            self.clear_gradients(self.stage[apart].backward[0].grads.w_ih if headed else NULL)
+            self.clear_gradients(self.stage[apart].backward[0].grads.w_ih if self.headed else NULL)
             with nogil:
                 status = _step_backward(self.stage, apart)
             _check_status("backward", status)
