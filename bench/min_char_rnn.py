@@ -23,6 +23,7 @@ import argparse
 import time
 from pathlib import Path
 
+import cores
 import measure
 import numpy as np
 
@@ -116,7 +117,9 @@ def main():
         for name, model in (("NumPy", NumpyModel), ("fastrnn", FastModel))
         for dtype in ("float64", "float32")
     }
+    ways = [cores.there_and_back()]
     losses, times = train(models, tokens, options.iterations)
+    ways.append(cores.there_and_back())
     curves = {name: smooth(values, vocabulary) for name, values in losses.items()}
     us = {name: measure.quartiles(values) for name, values in times.items()}
     fast = us["fastrnn float32"]["median"]
@@ -127,7 +130,7 @@ def main():
         "NumPy": difference(curves["NumPy float32"], curves["NumPy float64"]),
     }
     points = [int(k) for k in np.linspace(0, options.iterations - 1, 6)]
-    env = measure.environment()
+    env = measure.environment() | {"there_and_back_ns": ways}
     markdown = report(options, env, tokens, us, curves, points, differences)
     print(markdown)
     if not differences["first"] < 1e-6:
@@ -162,6 +165,17 @@ def report(options, env, tokens, us, curves, points, differences):
         f"Relative difference from NumPy float64, at most: losses of the first {EXACT} iterations, "
         f"fastrnn float64 {differences['first']:.1e}; smooth loss of all, fastrnn float32 "
         f"{differences['fastrnn']:.1e}, NumPy float32 {differences['NumPy']:.1e}.\n"
+        + distance(*env["there_and_back_ns"])
+    )
+
+
+def distance(before, after):
+    """How far apart the two cores were, which decides whether a second thread is of use."""
+    if before is None:
+        return ""
+    return (
+        f"\nA line of memory went from one core to the other and back in {before:.0f} ns before, "
+        f"{after:.0f} ns afterwards (bench/cores.py): in 100 to 130 where they are neighbours.\n"
     )
 
 
@@ -169,8 +183,12 @@ def difference(curve, expected):
     return float(np.abs(np.divide(curve, expected) - 1).max())
 
 
-def train(models, tokens, iterations, slice_length=50):
-    """Train all models on the same chunks, in alternating slices of iterations."""
+def train(models, tokens, iterations, slice_length=200):
+    """Train all models on the same chunks, in alternating slices of iterations.
+
+    Slices are long enough that what the model before has left in the caches, and a thread that has
+    fallen asleep meanwhile, count as little as in a training of their own.
+    """
     losses, times = {name: [] for name in models}, {name: [] for name in models}
     chunks = (len(tokens) - 1) // CHUNK
     for first in range(0, iterations, slice_length):
@@ -213,7 +231,7 @@ def arguments():
         epilog="Example: python bench/min_char_rnn.py --iterations 5000",
     )
     parser.add_argument("text", nargs="?", type=Path, help="default: Tiny Shakespeare")
-    parser.add_argument("--iterations", type=int, default=2000, help="default 2000")
+    parser.add_argument("--iterations", type=int, default=4000, help="default 4000")
     parser.add_argument("--no-write", action="store_true", help="print only, write no result files")
     return parser.parse_args()
 
