@@ -191,7 +191,8 @@ static int next_is_alone(fr_pace *pace)
     return pace->tries ? !pace->alone : pace->alone;
 }
 
-/* A way becomes faster at once, and slower by and by: now and then somebody else has the core. */
+/* A way becomes faster at once, and slower by and by: now and then somebody else has the core, and the first
+ * steps after a pause find nothing in a cache. */
 static void note_pace(fr_pace *pace, int alone, double ns)
 {
     double *const known = &pace->ns[alone];
@@ -200,7 +201,7 @@ static void note_pace(fr_pace *pace, int alone, double ns)
     if (*known == 0 || ns < *known)
         *known = ns;
     else
-        *known += (ns < 1.5 * *known ? ns - *known : 0.5 * *known) / 8;
+        *known += (ns < 1.5 * *known ? ns - *known : 0.5 * *known) / 32;
     if (pace->tries == 0 && pace->ns[0] != 0 && pace->ns[1] != 0)
         pace->alone = pace->ns[1] < pace->ns[0];
 }
