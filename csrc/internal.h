@@ -242,7 +242,7 @@ typedef struct fr_links {
 
 /* Everything a walk needs, untyped; the kernels cast the pointers. */
 typedef struct fr_call {
-    _Alignas(64) fr_layer layer;
+    fr_layer layer;
     fr_plan plan;
     int alone; /* thread 0 does what all threads of the plan would: kernels/walk.h */
     fr_rows rows;

@@ -581,13 +581,11 @@ cdef class Step:
         for module in self.roots:
             flat = module._flat_grad
             n = flat.shape[0]
+            if end != NULL:
+                n = (<const char *> end - <char *> _data(flat)) // cnp.PyArray_ITEMSIZE(flat)
             if self.kind == FR_F64:
-                if end != NULL:
-                    n = <const double *> end - <double *> _data(flat)
                 fr_clear_f64(<double *> _data(flat), n)
             else:
-                if end != NULL:
-                    n = <const float *> end - <float *> _data(flat)
                 fr_clear_f32(<float *> _data(flat), n)
         return 0
 
