@@ -128,13 +128,12 @@ FR_NOINLINE void NAME(weave_xw)(const fr_call *call, const fr_part *part, int64_
     if (left <= 0)
         return;
     w->rows = left < FR_WEAVE_STEPS ? left : FR_WEAVE_STEPS;
-    w->out = xw;
+    w->out = xw + part->p0 * NR;
     w->ld = call->xw_row;
-    w->W = (const real *)(call->packed + call->at.W);
-    w->bias = (const real *)(call->packed + call->at.bias);
     w->K = call->layer.input_size;
-    w->p = part->p0;
-    w->blocks = NAME(whole_panels)(call, part) * w->gates;
+    w->W = (const real *)(call->packed + call->at.W) + part->p0 * w->gates * w->K * NR;
+    w->bias = (const real *)(call->packed + call->at.bias) + part->p0 * NR;
+    w->panels = NAME(whole_panels)(call, part);
     NAME(x_rows)(call, part, s, s + w->rows, w->x);
     NAME(repeat_rows)(w);
     NAME(input_product)
@@ -146,20 +145,19 @@ FR_NOINLINE void NAME(weave_xw)(const fr_call *call, const fr_part *part, int64_
 FR_NOINLINE void NAME(weave_dx)(const fr_call *call, int64_t s, const real *dg, int one, int those,
                                 NAME(weave) * w)
 {
-    const ptrdiff_t panels = call->layer.input_size / NR;
+    const ptrdiff_t panels = call->layer.input_size / NR, first = panels * one / those;
     NAME(clear_weave)(call, w);
     w->rows = FR_WEAVE_STEPS;
     for (ptrdiff_t m = 0; m < w->rows; m++)
         w->x[m] = dg + m * call->dg_row;
-    w->out = (real *)NAME(at)(&call->dx, fr_time(&call->rows, s, 0), 0);
+    w->out = (real *)NAME(at)(&call->dx, fr_time(&call->rows, s, 0), 0) + first * NR;
     w->ld = call->rows.reverse ? -call->dx.st : call->dx.st;
-    w->W = (const real *)(call->packed + call->at.Wb);
-    w->bias = (const real *)call->zeros;
     w->K = call->layer.hidden_size;
+    w->W = (const real *)(call->packed + call->at.Wb) + first * w->gates * w->K * NR;
+    w->bias = (const real *)call->zeros;
     w->dx = 1;
     w->add = call->dx_add;
-    w->p = panels * one / those;
-    w->blocks = (panels * (one + 1) / those - w->p) * w->gates;
+    w->panels = panels * (one + 1) / those - first;
 }
 
 /* ---- x W made ahead ----

@@ -282,13 +282,6 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
     return n;
 }
 
-/* The lines of a panel in a row of our own, which begins with one. */
-FR_INLINE void NAME(fetch_panel)(const real *first)
-{
-    for (int n = 0; n < NR; n += 64 / (int)sizeof(real))
-        FR_PREFETCH(first + n);
-}
-
 /* A row of the caller's may begin anywhere in a line: then a panel of it takes one more. */
 FR_INLINE void NAME(fetch_foreign)(const real *first)
 {
@@ -450,7 +443,7 @@ FR_NOINLINE void NAME(woven_panels)(const NAME(row_arrays) * rows, real *out, co
     for (int i = 0; i < w; i++) {
         const int n = rows->back ? w - 1 - i : i;
         const real *init[1] = {first + n * NR}, *R = b + n * stride;
-        if (NAME(is_weaving)(rows->weave) && columns - n * NR >= NR)
+        if (NAME(is_weaving)(rows->weave, K) && columns - n * NR >= NR)
             NAME(woven_product)(rows->weave, out + n * NR, *init, a, K, R);
         else
             NAME(tile)
@@ -464,7 +457,7 @@ FR_NOINLINE void NAME(woven_gates)(const NAME(row_arrays) * rows, real *out, ptr
 {
     for (int i = 0; i < gates; i++) {
         const int g = rows->back ? gates - 1 - i : i;
-        if (NAME(is_weaving)(rows->weave))
+        if (NAME(is_weaving)(rows->weave, K))
             NAME(woven_product)(rows->weave, out + g * ldo, first[g], a, K, R + g * block);
         else
             NAME(tile)
@@ -479,7 +472,7 @@ FR_INLINE void NAME(row_panels)(const NAME(row_arrays) * rows, real *out, const 
                                 ptrdiff_t columns)
 {
     const int most = rows->blocks_at_once, groups = (w + most - 1) / most;
-    if (NAME(is_weaving)(rows->weave)) {
+    if (NAME(is_weaving)(rows->weave, K)) {
         NAME(woven_panels)(rows, out, first, a, K, b, stride, w, columns);
         return;
     }
@@ -578,7 +571,7 @@ FR_INLINE void NAME(row_gates)(const fr_call *call, real *out, ptrdiff_t ldo,
                     p * fr_cells[call->layer.cell].gates * block + k0 * NR;
     const real *a[1] = {h + k0};
     const int most = rows->blocks_at_once;
-    if (NAME(is_weaving)(rows->weave) && H - p * NR >= NR) {
+    if (NAME(is_weaving)(rows->weave, K) && H - p * NR >= NR) {
         NAME(woven_gates)(rows, out, ldo, first, *a, K, R, block, gates);
         return;
     }

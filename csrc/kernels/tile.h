@@ -34,6 +34,13 @@
 enum { NAME(full), NAME(half), NAME(quarter), NAME(three_quarters), NAME(tile_widths) };
 #define FR_HALVES (VH < VL && FR_NV == 2)
 
+/* The lines of a panel in a row of our own, which begins with one. */
+FR_INLINE void NAME(fetch_panel)(const real *first)
+{
+    for (int n = 0; n < NR; n += 64 / (int)sizeof(real))
+        FR_PREFETCH(first + n);
+}
+
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
                            ptrdiff_t K, const real *restrict b);

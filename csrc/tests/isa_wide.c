@@ -5,4 +5,6 @@
 #define FR_NV 2
 #define FR_MR 8
 #define FR_WEAVE_FAR 0 /* weights of any size are far away */
+#define FR_WEAVE_LONG 1
+#define FR_WEAVE_PIECE 5
 #include "kernels/kernels.h"
