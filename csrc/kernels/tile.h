@@ -15,12 +15,17 @@
  * Rows come as pointers, not as a matrix: they may be the rows of x at any strides, of a
  * shuffled ragged batch, of a reversed sequence, or all the same row of zeros.
  *
- * With few rows there are too few accumulators to hide the latency of the multiply-add (about
- * 8 must be in flight); then KU consecutive k have accumulators of their own, added at the end. */
+ * With few rows there are too few accumulators to hide the latency of the multiply-add (about 8 must be in
+ * flight, and with exactly as many each waits for its turn: Zen 5, 5 rows of two vectors 233 GFLOP/s, with 20
+ * accumulators 252); then KU consecutive k have accumulators of their own, added at the end. */
 
 #undef NR
 #define NR (FR_NV * VL)
+#if FR_MR >= 8 /* 32 registers */
+#define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 13 ? 1 : (mr) * (nv) >= 7 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
+#else
 #define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 8 ? 1 : (mr) * (nv) >= 4 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
+#endif
 
 /* FR_NV vectors a panel; its last panel may need only the first half of them. */
 #if FR_NV > 1
