@@ -23,8 +23,11 @@
 #define NR (FR_NV * VL)
 #if FR_MR >= 8 /* 32 registers */
 #define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 13 ? 1 : (mr) * (nv) >= 7 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
+/* With half a vector behind the nv whole ones, whose accumulators take two k at a time. */
+#define FR_TAIL_KU(mr, nv) ((mr) * (2 * (nv) + 1) >= 7 ? 2 : (mr) * (2 * (nv) + 1) >= 2 ? 4 : 8)
 #else
 #define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 8 ? 1 : (mr) * (nv) >= 4 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
+#define FR_TAIL_KU(mr, nv) FR_TILE_KU(mr, nv)
 #endif
 
 /* FR_NV vectors a panel; its last panel may need only the first half of them. */
@@ -34,8 +37,9 @@
 #define FR_NV_HALF 1
 #endif
 
-/* Widths of a tile, in vectors: nv whole ones, and with `tail` half of one behind them. With 200 units
- * and panels of 32 a last tile as wide as a whole vector would take 4% of all products for nothing. */
+/* Widths of a tile, in vectors: nv whole ones, and with `tail` half of one behind them, whose lanes the next k
+ * shares. With 200 units and panels of 32 a last tile as wide as a whole vector would take 4% of all products
+ * for nothing. */
 enum { NAME(full), NAME(half), NAME(quarter), NAME(three_quarters), NAME(tile_widths) };
 #define FR_HALVES (VH < VL && FR_NV == 2)
 
@@ -56,7 +60,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                                ptrdiff_t K, const real *restrict b)
 {
     vr acc[8][FR_MR][FR_NV];
-    vh last[8][FR_MR]; /* the accumulators of the tail */
+    vr last[4][FR_MR]; /* the accumulators of the tail, for pairs of k */
+    vh rest[FR_MR];
     const real *row[FR_MR];
     ptrdiff_t k = 0;
 
@@ -71,27 +76,20 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 acc[u][m][v] = vsplat(0);
         }
         if (tail) {
-            last[0][m] = vload_h(init[m] + ioff + nv * VL);
             FR_UNROLL
-            for (int u = 1; u < ku; u++)
-                last[u][m] = vsplat_h(0);
+            for (int u = 0; u < ku / 2; u++)
+                last[u][m] = vsplat(0);
         }
     }
     for (; k + ku <= K; k += ku) {
         FR_UNROLL
         for (int u = 0; u < ku; u++) {
             vr w[FR_NV];
-            vh w_last;
             FR_UNROLL
             for (int v = 0; v < nv; v++) {
                 w[v] = vload(b + (k + u) * NR + v * VL);
                 if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
                     FR_IN_REGISTER(w[v]);
-            }
-            if (tail) {
-                w_last = vload_h(b + (k + u) * NR + nv * VL);
-                if (mr > 1)
-                    FR_IN_REGISTER(w_last);
             }
             FR_UNROLL
             for (int m = 0; m < mr; m++) {
@@ -99,11 +97,22 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 FR_UNROLL
                 for (int v = 0; v < nv; v++)
                     acc[u][m][v] += s * w[v];
-                if (tail)
-                    last[u][m] += vsplat_h(row[m][k + u]) * w_last;
+            }
+        }
+        if (tail) {
+            FR_UNROLL
+            for (int u = 0; u < ku / 2; u++) {
+                const real *w = b + (k + 2 * u) * NR + nv * VL;
+                const vr pairs = vload_pairs(w, w + NR);
+                FR_UNROLL
+                for (int m = 0; m < mr; m++)
+                    last[u][m] += vsplat_pair(row[m] + k + 2 * u) * pairs;
             }
         }
     }
+    FR_UNROLL
+    for (int m = 0; m < mr && tail; m++)
+        rest[m] = vload_h(init[m] + ioff + nv * VL);
     if (ku > 1) {
         for (; k < K; k++) {
             FR_UNROLL
@@ -112,7 +121,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 for (int v = 0; v < nv; v++)
                     acc[0][m][v] += vsplat(row[m][k]) * vload(b + k * NR + v * VL);
                 if (tail)
-                    last[0][m] += vsplat_h(row[m][k]) * vload_h(b + k * NR + nv * VL);
+                    rest[m] += vsplat_h(row[m][k]) * vload_h(b + k * NR + nv * VL);
             }
         }
         FR_UNROLL
@@ -124,11 +133,16 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                     FR_UNROLL
                     for (int v = 0; v < nv; v++)
                         acc[u][m][v] += acc[u + h][m][v];
-                    if (tail)
-                        last[u][m] += last[u + h][m];
                 }
             }
         }
+    }
+    FR_UNROLL
+    for (int m = 0; m < mr && tail; m++) {
+        if (ku == 8)
+            last[0][m] += last[2][m], last[1][m] += last[3][m];
+        if (ku >= 4)
+            last[0][m] += last[1][m];
     }
     FR_UNROLL
     for (int m = 0; m < mr; m++) {
@@ -136,7 +150,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
         for (int v = 0; v < nv; v++)
             vstore(out + m * ldo + v * VL, acc[0][m][v]);
         if (tail)
-            vstore(out + m * ldo + nv * VL, vwiden(last[0][m]));
+            vstore(out + m * ldo + nv * VL, vwiden(rest[m] + vsum_pairs(last[0][m])));
     }
 }
 
@@ -241,7 +255,8 @@ static NAME(row_fn) *const NAME(row)[NAME(tile_widths) + 1][3] = {
         const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K, const real *restrict b)        \
     {                                                                                              \
         NAME(tile_body)                                                                            \
-        (mr, nv, tail, FR_TILE_KU(mr, nv + tail), out, ldo, init, ioff, a, aoff, K, b);            \
+        (mr, nv, tail, tail ? FR_TAIL_KU(mr, nv) : FR_TILE_KU(mr, nv), out, ldo, init, ioff, a,    \
+         aoff, K, b);                                                                              \
     }
 
 #define FR_TILES(suffix, nv, tail)                                                                 \

@@ -89,8 +89,7 @@ typedef integer vi __attribute__((vector_size(FR_VBYTES)));
 typedef uinteger vu __attribute__((vector_size(FR_VBYTES)));
 #endif
 
-/* vh: half a vector, VH lanes, where one costs half as much: two of 32 bytes go through the multipliers
- * in a cycle, or one of 64. Elsewhere it is vr, and nothing is made of it. */
+/* vh: half a vector, VH lanes, of which two make a vr: below. Elsewhere it is vr, and nothing is made of it. */
 #if FR_VBYTES == 64
 #define VH (VL / 2)
 typedef real vh __attribute__((vector_size(FR_VBYTES / 2)));
@@ -162,6 +161,63 @@ FR_INLINE vr NAME(v_widen)(vh half)
     vr v = NAME(v_splat)(0);
     memcpy(&v, &half, sizeof half);
     return v;
+#endif
+}
+
+/* Two rows of VH columns in one vector, column by column: row, next, row, next, ... Times a vector whose pairs
+ * are all a[0], a[1] (vsplat_pair), and added up in pairs in the end (vsum_pairs), it is two steps of a product
+ * of half a vector, for the price of one. */
+FR_INLINE vr NAME(v_load_pairs)(const real *row, const real *next)
+{
+#if FR_VBYTES == 64 && defined(__AVX512F__) && FR_REAL_IS_DOUBLE
+    const __m512d both = _mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)NAME(v_load_h)(row)),
+                                            (__m256d)NAME(v_load_h)(next), 1);
+    return (vr)_mm512_permutexvar_pd(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both);
+#elif FR_VBYTES == 64 && defined(__AVX512F__)
+    const __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512((__m256)NAME(v_load_h)(row)),
+                                           (__m256)NAME(v_load_h)(next), 1);
+    return (vr)_mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15), both);
+#else
+    real lane[VL];
+    for (int l = 0; l < VL; l++)
+        lane[l] = l % 2 ? next[l / 2] : row[l / 2];
+    return NAME(v_load)(lane);
+#endif
+}
+
+FR_INLINE vr NAME(v_splat_pair)(const real *p)
+{
+#if FR_VBYTES == 64 && defined(__AVX512F__) && FR_REAL_IS_DOUBLE
+    return (vr)_mm512_broadcast_f64x2(_mm_loadu_pd(p));
+#elif FR_VBYTES == 64 && defined(__AVX512F__)
+    double pair;
+    memcpy(&pair, p, sizeof pair);
+    return (vr)_mm512_set1_pd(pair);
+#else
+    real lane[VL];
+    for (int l = 0; l < VL; l++)
+        lane[l] = p[l % 2];
+    return NAME(v_load)(lane);
+#endif
+}
+
+FR_INLINE vh NAME(v_sum_pairs)(vr v)
+{
+#if FR_VBYTES == 64 && defined(__AVX512F__) && FR_REAL_IS_DOUBLE
+    const __m512d sums = _mm512_add_pd((__m512d)v, _mm512_permute_pd((__m512d)v, 0x55));
+    return (vh)_mm512_castpd512_pd256(
+        _mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), sums));
+#elif FR_VBYTES == 64 && defined(__AVX512F__)
+    const __m512 sums = _mm512_add_ps((__m512)v, _mm512_permute_ps((__m512)v, 0xb1));
+    return (vh)_mm512_castps512_ps256(_mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), sums));
+#else
+    real lane[VL];
+    NAME(v_store)(lane, v);
+    for (int l = 0; l < VL / 2; l++)
+        lane[l] = lane[2 * l] + lane[2 * l + 1];
+    return NAME(v_load_h)(lane);
 #endif
 }
 
@@ -348,6 +404,9 @@ FR_INLINE void NAME(v_sums_of_4)(real *to, const vr *v)
 #define vload_h NAME(v_load_h)
 #define vsplat_h NAME(v_splat_h)
 #define vwiden NAME(v_widen)
+#define vload_pairs NAME(v_load_pairs)
+#define vsplat_pair NAME(v_splat_pair)
+#define vsum_pairs NAME(v_sum_pairs)
 #define vmax NAME(v_max)
 #define vmin NAME(v_min)
 #define vabs NAME(v_abs)
