@@ -173,39 +173,6 @@ static void job(void *arg, int tid)
         walk_backward(step);
 }
 
-/* ---- together or alone ----------------------------------------------------------------------- */
-
-/* What crosses from core to core costs little between neighbours. Between cores that share no cache, or
- * that are one core's two halves, a step of two threads can take longer than one of one; a virtual machine
- * changes from one to the other while it runs. So both ways are timed, the slower one now and then: for so
- * many steps that a thread with nothing to do falls asleep, and everything lies in the right cache. */
-enum { BETWEEN_TRIES = 2048, BEFORE_THE_FIRST = 64, TRIES = 16, COLD = 8 };
-
-static int next_is_alone(fr_pace *pace)
-{
-    const int unknown = pace->ns[!pace->alone] == 0;
-    if (pace->tries == 0 && ++pace->calls >= (unknown ? BEFORE_THE_FIRST : BETWEEN_TRIES)) {
-        pace->calls = 0;
-        pace->tries = TRIES;
-    }
-    return pace->tries ? !pace->alone : pace->alone;
-}
-
-/* A way becomes faster at once, and slower by and by: now and then somebody else has the core, and the first
- * steps after a pause find nothing in a cache. */
-static void note_pace(fr_pace *pace, int alone, double ns)
-{
-    double *const known = &pace->ns[alone];
-    if (pace->tries ? alone != pace->alone && --pace->tries >= TRIES - COLD : pace->calls < COLD)
-        return;
-    if (*known == 0 || ns < *known)
-        *known = ns;
-    else
-        *known += (ns < 1.5 * *known ? ns - *known : 0.5 * *known) / 32;
-    if (pace->tries == 0 && pace->ns[0] != 0 && pace->ns[1] != 0)
-        pace->alone = pace->ns[1] < pace->ns[0];
-}
-
 /* ---- the step -------------------------------------------------------------------------------- */
 
 _Static_assert(FR_HEAD_ROWS <= FR_KC, "dR is written, not added to, by a single block of rows");
@@ -311,13 +278,13 @@ static void divide(head_step *step)
 static void run(head_step *step, fr_pace *pace)
 {
     const int64_t start = fr_nanoseconds();
-    step->alone = next_is_alone(pace);
+    step->alone = fr_pace_next(pace);
     if (step->alone)
         fr_team_run(1, job, step, sizeof *step);
     else
         fr_team_offer(2, job, step, sizeof *step, &step->alone);
     if (step->status == FR_OK && isfinite(step->entropy.loss))
-        note_pace(pace, step->alone, (double)(fr_nanoseconds() - start));
+        fr_pace_note(pace, step->alone, fr_nanoseconds() - start);
 }
 
 fr_status fr_train_with_head(const fr_layer *layer, const fr_seq *seq, int use, void *packed,

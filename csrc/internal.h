@@ -404,6 +404,12 @@ int fr_layers_at_once(const fr_layer layers[2], int64_t T, int64_t B, int thread
 int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows);
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid);
 
+/* ---- pace.c ------------------------------------------------------------------------------- */
+
+int fr_pace_next(fr_pace *pace); /* 1: the next call had better be made by one thread alone */
+void fr_pace_note(fr_pace *pace, int alone, int64_t ns); /* what it has taken */
+fr_pace *fr_pace_of(const fr_call *call, fr_job *job);   /* this thread's, for calls like this one */
+
 /* ---- fastrnn.c ---------------------------------------------------------------------------- */
 
 /* The plan of a call, checked as the call would be. */

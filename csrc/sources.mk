@@ -4,7 +4,7 @@
 # Not listed, because they are bodies that every kernels/isa_*.c includes and compiles for its own
 # instruction set: rnn.c lstm.c gru.c gru_before.c.
 
-SOURCES         := fastrnn.c both.c head.c plan.c team.c cpu.c gemm.c attention.c fingerprint.c pointwise.c kernels/isa_portable.c
+SOURCES         := fastrnn.c both.c head.c pace.c plan.c team.c cpu.c gemm.c attention.c fingerprint.c pointwise.c kernels/isa_portable.c
 SOURCES_x86_64  := kernels/isa_avx2.c kernels/isa_avx512.c
 SOURCES_aarch64 := kernels/isa_neon.c
 
