@@ -408,7 +408,7 @@ fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, i
 
 int fr_pace_next(fr_pace *pace); /* 1: the next call had better be made by one thread alone */
 void fr_pace_note(fr_pace *pace, int alone, int64_t ns); /* what it has taken */
-fr_pace *fr_pace_of(const fr_call *call, fr_job *job);   /* this thread's, for calls like this one */
+fr_pace *fr_pace_of(const fr_call *call, fr_job *job); /* this thread's, for calls like this one */
 
 /* ---- fastrnn.c ---------------------------------------------------------------------------- */
 

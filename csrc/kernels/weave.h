@@ -44,7 +44,8 @@ typedef struct NAME(weave) {
      * piece for one tile of the rows after the other, the second with the weights that the first has brought. */
     ptrdiff_t panel, panels; /* counted from this thread's first; panel == panels: all is done */
     int gate;
-    ptrdiff_t k, row, n; /* where the piece begins, its tile, and inputs that have been added to that */
+    ptrdiff_t k, row,
+        n; /* where the piece begins, its tile, and inputs that have been added to that */
     _Alignas(64) real sums[FR_WEAVE_STEPS * NR];
 } NAME(weave);
 

@@ -123,10 +123,8 @@ static void a_layer_is_walked_the_way_that_is_faster(void)
     const fr_call call = call_of(&layer, T, B);
     fr_job *const job = fr_current_kernels()->typed[FR_F32].forward[FR_GRU];
     for (int alone = 0; alone < 2; alone++) {
-        const fr_forward_args args = {.packed = packed,
-                                      .x = {x, B * I, I},
-                                      .y = {y[alone], B * H, H},
-                                      .scratch = scratch};
+        const fr_forward_args args = {
+            .packed = packed, .x = {x, B * I, I}, .y = {y[alone], B * H, H}, .scratch = scratch};
         fr_pace *const pace = fr_pace_of(&call, job);
         *pace = (fr_pace){.alone = alone, .calls = 100};
         pace->ns[alone] = 1e9;
