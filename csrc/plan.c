@@ -56,7 +56,7 @@ enum {
     WAKING_CYCLES = 400000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
-    XW_BYTES = 192 << 10,      /* a chunk of xw stays in the second-level cache */
+    XW_BYTES = 192 << 10,      /* a thread's part of a chunk of xw stays in its second-level cache */
     BACKWARD_ROWS = 256,       /* rows of dG that make a product over a chunk worth its packing */
     /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
      * from far away, and more rows have to share the way: a tenth of a training step at H = 512. */
@@ -181,6 +181,12 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
                 best.takes_over = units > 1 && large;
             }
         }
+    /* Each has its part of xw; the fewer chunks, the less often the input weights are read. */
+    if (!backward && B > 1 && best.threads > 1) {
+        best.chunk = (want * best.threads + B - 1) / B;
+        if (best.chunk > steps)
+            best.chunk = steps;
+    }
     best.offered = best.threads > 1 && best.threads <= FR_MOST_ALONE && !best.takes_over &&
                    alone - least < WAKING_CYCLES;
 
