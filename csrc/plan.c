@@ -56,8 +56,8 @@ enum {
     WAKING_CYCLES = 400000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
-    XW_BYTES = 192 << 10,      /* a thread's part of a chunk of xw stays in its second-level cache */
-    BACKWARD_ROWS = 256,       /* rows of dG that make a product over a chunk worth its packing */
+    XW_BYTES = 192 << 10, /* a thread's part of a chunk of xw stays in its second-level cache */
+    BACKWARD_ROWS = 256,  /* rows of dG that make a product over a chunk worth its packing */
     /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
      * from far away, and more rows have to share the way: a tenth of a training step at H = 512. */
     FAR_BYTES = 2 << 20,
