@@ -339,9 +339,11 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->blas = fr_blas_serial() != 0;
     call->plan = plan_of(layer, seq, backward, tokens);
     const size_t threads = (size_t)call->plan.threads;
-    size_t chunk_rows;
+    size_t chunk_rows; /* and those of a thread's part */
     if (!multiply(&chunk_rows, (size_t)call->plan.chunk, B))
         return 0;
+    const size_t parts = (size_t)call->plan.rows,
+                 part_rows = (B + parts - 1) / parts * (size_t)call->plan.chunk;
 
     call->everybody = (fr_place *)place(&a, 2 * threads + 3, sizeof(fr_place), 1, 1);
     call->sharers = call->everybody + (base ? threads : 0);
@@ -357,7 +359,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
     call->zeros = place(&a, D > G ? D : G, Hp, real, 1);
     call->pointers_stride = (size_t)FR_ROW_ARRAYS * B * sizeof(void *);
     if (backward || !tokens)
-        call->pointers_stride += (backward ? 6 : 1) * chunk_rows * sizeof(void *);
+        call->pointers_stride += (backward ? 6 * chunk_rows : part_rows) * sizeof(void *);
     call->pointers = place(&a, threads, call->pointers_stride, 1, 1);
     if (B == 1 && call->plan.units > 1 && !call->plan.takes_over && cell->phases == 1) {
         call->early_stride = (G * Hp * real + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
@@ -370,7 +372,7 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
             call->gates = place(&a, B, (size_t)call->reserve_row, real, 1);
         if (!tokens) {
             call->xw = place(&a, chunk_rows, (size_t)call->xw_row, real, 1);
-            if (call->blas && !multiply(&call->work_stride, chunk_rows, I * real))
+            if (call->blas && !multiply(&call->work_stride, part_rows, I * real))
                 return 0;
         }
     } else {
@@ -535,16 +537,16 @@ static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserv
     return (char *)(uintptr_t)reserve + elements * real_bytes(&call->layer);
 }
 
-/* A call that one thread can make alone, if the others sleep or that turns out to be faster. One of four is
- * timed: the clock takes 20 to 30 ns, a call 3 us and more. */
+/* A call that one thread can make alone, if the others sleep or that turns out to be faster. One of five is
+ * timed: the clock takes 20 to 30 ns, a call 3 us and more, and layers that take turns are often two or four. */
 static void run_offered(fr_call *call, fr_job *job)
 {
     fr_pace *const pace = fr_pace_of(call, job);
     call->alone = fr_pace_next(pace);
-    const int timed = pace->tries > 0 || pace->calls % 4 == 0;
+    const int timed = pace->tries > 0 || pace->calls % 5 == 0;
     const int64_t start = timed ? fr_nanoseconds() : 0;
     if (call->alone)
-        fr_team_run(1, job, call, sizeof *call);
+        fr_team_leave(job, call);
     else
         fr_team_offer(call->plan.threads, job, call, sizeof *call, &call->alone);
     if (timed)

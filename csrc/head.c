@@ -280,7 +280,7 @@ static void run(head_step *step, fr_pace *pace)
     const int64_t start = fr_nanoseconds();
     step->alone = fr_pace_next(pace);
     if (step->alone)
-        fr_team_run(1, job, step, sizeof *step);
+        fr_team_leave(job, step);
     else
         fr_team_offer(2, job, step, sizeof *step, &step->alone);
     if (step->status == FR_OK && isfinite(step->entropy.loss))

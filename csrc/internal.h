@@ -4,6 +4,7 @@
  *   both.c      two calls at the same time: the directions of a layer, two layers of a stack
  *   head.c      a step of training: a layer, and at the same time its head
  *   plan.c      how a call is split          team.c   threads and barriers
+ *   pace.c      whether several threads are faster than one, as it turns out
  *   cpu.c       which instruction set        gemm.c   dense products and the provider table
  *   attention.c, pointwise.c, fingerprint.c  entry points of kernels that stand by themselves
  *   kernels/    compiled once per instruction set and element type */
@@ -172,6 +173,8 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes);
 /* The same for a job that thread 0 does alone where it must, which is told in `alone` before it begins:
  * the others take part if they are awake, or if calls come so close together that waking them pays. */
 void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone);
+/* And for one that thread 0 had better do alone; they may sleep, and it counts for waking them. */
+void fr_team_leave(fr_job *job, void *arg);
 
 int64_t fr_nanoseconds(void); /* since some time or other */
 
@@ -183,9 +186,10 @@ void fr_flush_restore(unsigned long saved);
 /* ---- one call ----------------------------------------------------------------------------- */
 
 #define FR_ALIGN 64
-#define FR_KC 320       /* rows of a batched product done at a time: its panels stay in L1 and L2 */
-#define FR_MC 72        /* columns of dG transposed at a time */
-#define FR_MOST_ALONE 8 /* threads whose work one of them does alone where the others sleep */
+#define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
+#define FR_MC 72  /* columns of dG transposed at a time */
+#define FR_MOST_ALONE                                                                              \
+    8 /* threads whose work one of them may do alone: the others sleep, or are far */
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
 #define FR_FOLLOWED_STEPS                                                                          \
     8 /* two layers that are walked at the same time take so many at a time: both.c */
@@ -406,7 +410,7 @@ fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, i
 
 /* ---- pace.c ------------------------------------------------------------------------------- */
 
-int fr_pace_next(fr_pace *pace); /* 1: the next call had better be made by one thread alone */
+int fr_pace_next(fr_pace *pace); /* 1: the next had better be made by one thread */
 void fr_pace_note(fr_pace *pace, int alone, int64_t ns); /* what it has taken */
 fr_pace *fr_pace_of(const fr_call *call, fr_job *job); /* this thread's, for calls like this one */
 

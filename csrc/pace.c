@@ -1,7 +1,7 @@
-/* pace.c: whether two threads are faster than one, as it turns out.
+/* pace.c: whether several threads are faster than one, as it turns out.
  *
- * What crosses from core to core costs little between neighbours. Between cores that share no cache, or
- * that are one core's two halves, a short call of two threads can take longer than one of one; a virtual machine
+ * What crosses from core to core costs little between neighbours. Between cores that share no cache, or that are
+ * one core's two halves, a short call of several threads can take longer than one of one; a virtual machine
  * changes from one to the other while it runs, and no plan can know. So work that one thread can do alone, with
  * the same numbers, is timed both ways, the slower one now and then: for so many calls that a thread with
  * nothing to do falls asleep, and everything lies in the right cache. */
@@ -38,7 +38,7 @@ void fr_pace_note(fr_pace *pace, int alone, int64_t ns)
 typedef struct known_pace {
     fr_job *job; /* NULL: nothing is known here */
     int64_t I, H, T, B;
-    int threads, tokens;
+    int threads, asked; /* for what, a bit each */
     fr_pace pace;
 } known_pace;
 
@@ -53,12 +53,15 @@ fr_pace *fr_pace_of(const fr_call *call, fr_job *job)
                                .T = call->rows.T,
                                .B = call->rows.B,
                                .threads = call->plan.threads,
-                               .tokens = call->tokens.p != NULL};
+                               .asked = (call->tokens.p != NULL) | (call->reserve != NULL) << 1 |
+                                        (call->dx.p != NULL) << 2 |
+                                        (call->grads.w_ih != NULL) << 3 |
+                                        (call->rows.len != NULL) << 4 | call->looks << 5};
     const uint64_t place = (uint64_t)wanted.I + 3 * (uint64_t)wanted.H + 5 * (uint64_t)wanted.T +
                            7 * (uint64_t)wanted.B + ((uint64_t)(uintptr_t)job >> 6);
     known_pace *const k = &known[(place ^ place >> 4) % KNOWN_PACES];
     if (k->job != job || k->I != wanted.I || k->H != wanted.H || k->T != wanted.T ||
-        k->B != wanted.B || k->threads != wanted.threads || k->tokens != wanted.tokens)
+        k->B != wanted.B || k->threads != wanted.threads || k->asked != wanted.asked)
         *k = wanted;
     return &k->pace;
 }

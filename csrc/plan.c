@@ -181,9 +181,10 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
                 best.takes_over = units > 1 && large;
             }
         }
-    /* Each has its part of xw; the fewer chunks, the less often the input weights are read. */
-    if (!backward && B > 1 && best.threads > 1) {
-        best.chunk = (want * best.threads + B - 1) / B;
+    /* Each has its rows of xw; the fewer chunks, the less often the input weights are read. (Ranked above as
+     * one thread's chunks: enough to rank.) */
+    if (!backward && best.rows > 1) {
+        best.chunk = (want * best.rows + B - 1) / B;
         if (best.chunk > steps)
             best.chunk = steps;
     }

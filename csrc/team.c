@@ -309,7 +309,7 @@ fr_status fr_team_run(int threads, fr_job *job, void *arg, size_t bytes)
     return status;
 }
 
-/* Calls without their workers: when the last one came back, and how long those took that came close
+/* Jobs without their workers: when the last one came back, and how long those took that came close
  * together up to it. */
 static _Atomic int64_t alone_until, alone_for;
 
@@ -324,6 +324,16 @@ static int worth_waking(int threads)
     return 1;
 }
 
+void fr_team_leave(fr_job *job, void *arg)
+{
+    const int64_t start = microseconds();
+    run_flushed(job, arg, 0);
+    const int64_t end = microseconds(),
+                  before = start - alone_until < CLOSE_TOGETHER_US ? alone_for : 0;
+    alone_for = before + (end - start);
+    alone_until = end;
+}
+
 void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone)
 {
     *alone = 0;
@@ -335,13 +345,8 @@ void fr_team_offer(int threads, fr_job *job, void *arg, size_t bytes, int *alone
         if (together)
             return;
     }
-    const int64_t start = microseconds();
     *alone = 1;
-    run_flushed(job, arg, 0);
-    const int64_t end = microseconds(),
-                  before = start - alone_until < CLOSE_TOGETHER_US ? alone_for : 0;
-    alone_for = before + (end - start);
-    alone_until = end;
+    fr_team_leave(job, arg);
 }
 
 /* ---- how many ----------------------------------------------------------------------------- */

@@ -250,7 +250,7 @@ fr_status fr_gemm(const fr_gemm_args *args);
 
 /* ---- a layer and its head: one step of training ----------------------------------------- */
 
-/* How long a step takes with two threads, ns[0], and with one, ns[1], as it has turned out. */
+/* How long a call takes with its threads, ns[0], and with one, ns[1], as it has turned out. */
 typedef struct fr_pace {
     double ns[2];
     int alone; /* one is faster */
@@ -377,7 +377,8 @@ typedef struct fr_plan {
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
     int offered; /* 1: threads that sleep are not woken for one call; the caller's does all, with the
-                     * same numbers. Not so in a training call whose backward is not offered. */
+                     * same numbers, and also where that turns out to be faster. Not so in a training
+                     * call whose backward is not offered. */
     int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
                    * other thread sleeps */
 } fr_plan;

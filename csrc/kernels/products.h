@@ -84,7 +84,7 @@ FR_INLINE int NAME(may_weave)(const fr_call *call, const fr_part *part)
                     unit = cell->gates * (ptrdiff_t)sizeof(real);
     return FR_WEAVES && call->rows.B == 1 && call->plan.rows == 1 && !call->rows.len &&
            !call->rows.reset && !call->blas && cell->phases == 1 && call->rows.T > FR_WEAVE_STEPS &&
-           NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
+           H >= FR_WEAVE_LONG && NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
            call->Hp * (H + I) * unit <= MOST;
 }
 

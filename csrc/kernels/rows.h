@@ -282,6 +282,13 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
     return n;
 }
 
+/* The lines of a panel in a row of our own, which begins with one. */
+FR_INLINE void NAME(fetch_panel)(const real *first)
+{
+    for (int n = 0; n < NR; n += 64 / (int)sizeof(real))
+        FR_PREFETCH(first + n);
+}
+
 /* A row of the caller's may begin anywhere in a line: then a panel of it takes one more. */
 FR_INLINE void NAME(fetch_foreign)(const real *first)
 {

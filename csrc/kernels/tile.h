@@ -16,8 +16,8 @@
  * shuffled ragged batch, of a reversed sequence, or all the same row of zeros.
  *
  * With few rows there are too few accumulators to hide the latency of the multiply-add (about 8 must be in
- * flight, and with exactly as many each waits for its turn: Zen 5, 5 rows of two vectors 233 GFLOP/s, with 20
- * accumulators 252); then KU consecutive k have accumulators of their own, added at the end. */
+ * flight, and with little more some are late: Zen 5, 5 rows of two vectors 233 GFLOP/s, with 20 accumulators
+ * 252); then KU consecutive k have accumulators of their own, added at the end. */
 
 #undef NR
 #define NR (FR_NV * VL)
@@ -43,13 +43,6 @@
 enum { NAME(full), NAME(half), NAME(quarter), NAME(three_quarters), NAME(tile_widths) };
 #define FR_HALVES (VH < VL && FR_NV == 2)
 
-/* The lines of a panel in a row of our own, which begins with one. */
-FR_INLINE void NAME(fetch_panel)(const real *first)
-{
-    for (int n = 0; n < NR; n += 64 / (int)sizeof(real))
-        FR_PREFETCH(first + n);
-}
-
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
                            ptrdiff_t K, const real *restrict b);
@@ -60,7 +53,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                                ptrdiff_t K, const real *restrict b)
 {
     vr acc[8][FR_MR][FR_NV];
-    vr last[4][FR_MR]; /* the accumulators of the tail, for pairs of k */
+    vr last[4][FR_MR]; /* the accumulators of the tail, for pairs of k: ku is 2 or more there */
     vh rest[FR_MR];
     const real *row[FR_MR];
     ptrdiff_t k = 0;

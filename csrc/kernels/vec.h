@@ -11,7 +11,7 @@
  * FR_VBYTES 0 is the portable build: vr is one plain C scalar and VL is 1, which
  * any C11 compiler takes. Otherwise GCC's vector extension is used, which gcc and
  * clang compile for every target; intrinsics appear only where the extension has
- * no word for an operation (min, max, fused multiply-add).
+ * no word for an operation (min, max, masks) or compilers make too much of it (sums, pairs).
  *
  * Everything is static: no function compiled for AVX-512 can be merged by the
  * linker into code that runs elsewhere. */

@@ -22,7 +22,7 @@
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that share rows wait
  * for each other at every step; those that share a single one do something meanwhile (share.h). One may
- * walk for all of them, if the others sleep. A single row's xw may be made by another thread while
+ * walk for all of them, if the others sleep or are far away. A single row's xw may be made by another thread while
  * one walks the steps (products.h), or on the way, and so may its dx (weave.h); few rows go another way
  * back (few.h). */
 
@@ -229,7 +229,7 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
         CELL_NAME(_end)(call, &w[i]);
 }
 
-/* A thread whose others sleep walks for all of them, step by step: each finds what it would have waited
+/* A thread by itself walks for all of them, step by step: each finds what it would have waited
  * for, and makes the same numbers. */
 FR_NOINLINE void CELL_NAME(_forward_alone)(const fr_call *call)
 {

@@ -15,16 +15,20 @@
  * block 64 inputs for the rows 0 to 7, the same ones for 8 to 15, the next 64. Sums wait in `sums` for the
  * next call: to fetch and to put them away takes as long as two or three inputs, so a call goes on with one
  * tile as long as it can. What is left at the end of a group is made at once. The sums are added up in the
- * same order as those of a tile.
+ * same order as those of a tile of 8 rows.
  *
  * Only where there are registers for it: 16 accumulators beside those of the recurrent product. */
 
 #define FR_WEAVES (FR_MR >= 8)
 #ifndef FR_WEAVE_FAR
 #define FR_WEAVE_FAR (112 << 10) /* bytes of a step's weights from which it pays: products.h */
+#endif
 /* Units of a product from which it pays. LSTM H = 128 with two threads, half of whose products are cut in
  * two (share.h): 117 us where those of 64 units are woven, too, 103 where they are not. */
+#ifndef FR_WEAVE_LONG
 #define FR_WEAVE_LONG 96
+#endif
+#ifndef FR_WEAVE_PIECE
 #define FR_WEAVE_PIECE 64 /* inputs that every tile takes before the next ones */
 #endif
 enum { NAME(woven_rows) = FR_WEAVE_STEPS / 2 }; /* of a tile */

@@ -162,6 +162,28 @@ static void an_offered_job_wakes_nobody_but_for_calls_close_together(void)
     CHECK(most == 3, "calls close together");
 }
 
+static void work_for_a_millisecond(void *arg, int tid)
+{
+    const int64_t end = microseconds() + 1000;
+    (void)arg, (void)tid;
+    while (microseconds() < end)
+        continue;
+}
+
+/* A call that is better made by one thread must not keep the next one's asleep. */
+static void what_one_thread_did_alone_counts_for_waking(void)
+{
+    int most = 0;
+    for (int i = 0; i < 100 && most < 3;
+         i++) { /* once more if this thread has lost its core between */
+        runs_once_each(3);
+        nap(200);
+        fr_team_leave(work_for_a_millisecond, NULL);
+        most = taking_part();
+    }
+    CHECK(most == 3, "%d threads", most);
+}
+
 static void an_offered_job_does_not_wait_for_other_callers(void)
 {
     runs_once_each(3);
@@ -511,6 +533,7 @@ int main(void)
     RUN(thousands_of_jobs_follow_each_other);
     RUN(parked_threads_wake_up);
     RUN(an_offered_job_wakes_nobody_but_for_calls_close_together);
+    RUN(what_one_thread_did_alone_counts_for_waking);
     RUN(an_offered_job_does_not_wait_for_other_callers);
     RUN(nobody_leaves_a_barrier_before_all_have_come);
     RUN(callers_at_once_take_turns);
