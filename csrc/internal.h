@@ -186,10 +186,9 @@ void fr_flush_restore(unsigned long saved);
 /* ---- one call ----------------------------------------------------------------------------- */
 
 #define FR_ALIGN 64
-#define FR_KC 320 /* rows of a batched product done at a time: its panels stay in L1 and L2 */
-#define FR_MC 72  /* columns of dG transposed at a time */
-#define FR_MOST_ALONE                                                                              \
-    8 /* threads whose work one of them may do alone: the others sleep, or are far */
+#define FR_KC 320       /* rows of a batched product done at a time: its panels stay in L1 and L2 */
+#define FR_MC 72        /* columns of dG transposed at a time */
+#define FR_MOST_ALONE 8 /* threads whose work one of them may do alone */
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
 #define FR_FOLLOWED_STEPS                                                                          \
     8 /* two layers that are walked at the same time take so many at a time: both.c */

@@ -57,9 +57,11 @@ fr_pace *fr_pace_of(const fr_call *call, fr_job *job)
                                         (call->dx.p != NULL) << 2 |
                                         (call->grads.w_ih != NULL) << 3 |
                                         (call->rows.len != NULL) << 4 | call->looks << 5};
-    const uint64_t place = (uint64_t)wanted.I + 3 * (uint64_t)wanted.H + 5 * (uint64_t)wanted.T +
-                           7 * (uint64_t)wanted.B + ((uint64_t)(uintptr_t)job >> 6);
-    known_pace *const k = &known[(place ^ place >> 4) % KNOWN_PACES];
+    const uint64_t sum = (uint64_t)wanted.I + 3 * (uint64_t)wanted.H + 5 * (uint64_t)wanted.T +
+                         7 * (uint64_t)wanted.B + 11 * (uint64_t)wanted.asked +
+                         13 * (uint64_t)wanted.threads + ((uint64_t)(uintptr_t)job >> 6);
+    /* Calls that take turns must not push each other out: two layers, one of which needs no dx. */
+    known_pace *const k = &known[sum * 0x9e3779b97f4a7c15u >> 32 & (KNOWN_PACES - 1)];
     if (k->job != job || k->I != wanted.I || k->H != wanted.H || k->T != wanted.T ||
         k->B != wanted.B || k->threads != wanted.threads || k->asked != wanted.asked)
         *k = wanted;

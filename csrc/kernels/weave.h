@@ -48,8 +48,7 @@ typedef struct NAME(weave) {
      * piece for one tile of the rows after the other, the second with the weights that the first has brought. */
     ptrdiff_t panel, panels; /* counted from this thread's first; panel == panels: all is done */
     int gate;
-    ptrdiff_t k, row,
-        n; /* where the piece begins, its tile, and inputs that have been added to that */
+    ptrdiff_t k, row, n; /* where the piece begins; its tile, and inputs that this has */
     _Alignas(64) real sums[FR_WEAVE_STEPS * NR];
 } NAME(weave);
 
@@ -82,7 +81,7 @@ FR_INLINE ptrdiff_t NAME(woven_inputs)(const NAME(weave) * w)
     return (w->dx ? w->gate * w->Hp : 0) + w->k + w->n;
 }
 
-/* Before the first inputs of a block. */
+/* Does something only before the first inputs of a block. */
 FR_INLINE void NAME(begin_block)(NAME(weave) * w)
 {
     if (w->k > 0 || w->row > 0 || w->n > 0 || (w->dx && w->gate > 0))

@@ -96,6 +96,26 @@ static void calls_of_a_kind_have_one_pace(void)
     }
 }
 
+/* A few may have to share a place, which is chosen by the job's address, too. */
+static void calls_that_take_turns_keep_their_pace(void)
+{
+    enum { KINDS = 8 };
+    const fr_layer layer = {FR_RNN_TANH, FR_F32, 10, 25};
+    static double dx, grads;
+    const fr_array places[2] = {{0}, {&dx, 0, 0}};
+    int kept = 0;
+    for (int i = 1; i < KINDS; i++) {
+        fr_call first = call_of(&layer, 5, 32), other = first;
+        other.dx = places[i & 1];
+        other.reserve = i & 2 ? (char *)&dx : NULL;
+        other.grads.w_ih = i & 4 ? &grads : NULL;
+        fr_pace_of(&first, a_job)->ns[0] = 7;
+        fr_pace_of(&other, a_job)->ns[0] = 8;
+        kept += fr_pace_of(&first, a_job)->ns[0] == 7;
+    }
+    CHECK(kept >= 4, "%d of %d", kept, KINDS - 1);
+}
+
 static void nothing(void *arg, int tid)
 {
     (void)arg, (void)tid;
@@ -151,6 +171,7 @@ int main(void)
     RUN(the_other_way_is_taken_when_it_has_become_faster);
     RUN(a_slow_call_now_and_then_changes_nothing);
     RUN(calls_of_a_kind_have_one_pace);
+    RUN(calls_that_take_turns_keep_their_pace);
     RUN(a_layer_is_walked_the_way_that_is_faster);
     return summary();
 }
