@@ -4,7 +4,7 @@
  *   FR_ISA      its name as an identifier (the table is fr_kernels_<FR_ISA>)
  *   FR_VBYTES   bytes in a vector, 0 for plain C
  *   FR_NV       vectors in a panel
- *   FR_MR       rows in a tile, 6 or 8: FR_MR * FR_NV accumulators must fit in the registers,
+ *   FR_MR       rows in a tile, 6 or 10: FR_MR * FR_NV accumulators must fit in the registers,
  *               with FR_NV weights and one broadcast beside them
  * and includes this file. */
 #include <math.h>
@@ -14,8 +14,8 @@
 #include "internal.h"
 #include "kernels/philox.h"
 
-#if FR_MR != 6 && FR_MR != 8
-#error "FR_MR: tile.h makes tiles of up to 6 or up to 8 rows"
+#if FR_MR != 6 && FR_MR != 10
+#error "FR_MR: tile.h makes tiles of up to 6 or up to 10 rows"
 #endif
 
 #define FR_REAL_IS_DOUBLE 0

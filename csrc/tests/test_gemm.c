@@ -6,9 +6,11 @@
 
 #include "check.h"
 
-/* Around tiles (6, 8), panels (4 .. 32), FR_MC (72 rows) and FR_KC (320 deep). */
-static const int sizes_M[] = {1, 2, 5, 6, 7, 8, 13, 73}, sizes_N[] = {1, 3, 8, 9, 17, 33, 70};
-static const int sizes_K[] = {0, 1, 2, 7, 16, 319, 320, 321};
+/* Around tiles (6, 10; of less than 2, 4 or 8 steps as short ones), panels (4 .. 32), FR_MC (72 rows) and
+ * FR_KC (320 deep). */
+static const int sizes_M[] = {1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 13, 73};
+static const int sizes_N[] = {1, 3, 8, 9, 17, 33, 70},
+                 sizes_K[] = {0, 1, 3, 4, 7, 16, 319, 320, 321};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 

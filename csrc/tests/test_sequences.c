@@ -9,7 +9,7 @@
 #include "problem.h"
 #include "seams.h"
 
-/* Odd on purpose: around tile heights (6, 8), panels (4 .. 32 units), FR_MC (72 columns of dG). */
+/* Odd on purpose: around tile heights (6, 10), panels (4 .. 32 units), FR_MC (72 columns of dG). */
 static const struct {
     int T, B, I, H;
 } shapes[] = {
@@ -28,6 +28,7 @@ static const struct {
     {4, 0, 2, 4},
     {6, 2, 1, 8},
     {2, 9, 9, 64},
+    {3, 10, 3, 56},
     {37, 1, 70, 70},
     {29, 1, 70, 36},
     /* xw of a group of steps is complete between two gates of a panel */
