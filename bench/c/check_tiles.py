@@ -19,12 +19,12 @@ import re
 import subprocess
 import sys
 
-TILE = re.compile(r"(?:tile|row)_(\d+)_(full|half|quarter|three_quarters)_(f32|f64)")
+TILE = re.compile(r"(?:tile|row)_(\d+)_(?:to_)?(full|half|quarter|three_quarters)_(f32|f64)")
 FUNCTION = re.compile(r"^[0-9a-f]+ <(\w+)(?:\.\w+)*>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*$")
 MULTIPLY_ADD = re.compile(r"vfn?m(?:add|sub)|fml[as]|fn?m(?:add|sub)")
 JUMP = re.compile(r"j\w+|b(?:\.\w+)?|cbn?z|tbn?z")
-STACK = re.compile(r"\(%rsp|\[sp\b")
+STACK = re.compile(r"\(%rsp|-0x[0-9a-f]{2,}\(%rbp\)(?!\{)|\[sp\b")  # %rbp: of an aligned frame
 
 
 def main():

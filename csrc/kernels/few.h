@@ -83,7 +83,7 @@ FR_INLINE void NAME(dots_body)(const int nj, const int mr, real *const *out, int
 }
 
 /* Rows at once: with four columns each, as many sums as leave registers for the rows and a weight. */
-enum { NAME(most_dots) = FR_MR >= 8 ? 6 : 3 };
+enum { NAME(most_dots) = FR_MR == 10 ? 6 : 3 };
 
 typedef void NAME(dots_fn)(real *const *out, int add, const NAME(few_weights) * w,
                            const real *const *d, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t first);
@@ -112,7 +112,7 @@ typedef void NAME(dots_fn)(real *const *out, int add, const NAME(few_weights) * 
 FR_DOTS(1)
 FR_DOTS(2)
 FR_DOTS(3)
-#if FR_MR >= 8
+#if FR_MR == 10
 FR_DOTS(4)
 FR_DOTS(5)
 FR_DOTS(6)
@@ -121,7 +121,7 @@ FR_DOTS(6)
 
 static NAME(dots_fn) *const NAME(dots_of)[NAME(most_dots)] = {
     NAME(dots_1), NAME(dots_2), NAME(dots_3),
-#if FR_MR >= 8
+#if FR_MR == 10
     NAME(dots_4), NAME(dots_5), NAME(dots_6),
 #endif
 };

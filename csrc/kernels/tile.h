@@ -21,7 +21,7 @@
 
 #undef NR
 #define NR (FR_NV * VL)
-#if FR_MR >= 8 /* 32 registers */
+#if FR_MR == 10 /* 32 registers, of AVX-512 */
 #define FR_TILE_KU(mr, nv) ((mr) * (nv) >= 13 ? 1 : (mr) * (nv) >= 7 ? 2 : (mr) * (nv) >= 2 ? 4 : 8)
 /* With half a vector behind the nv whole ones, whose accumulators take two k at a time. */
 #define FR_TAIL_KU(mr, nv) ((mr) * (2 * (nv) + 1) >= 7 ? 2 : (mr) * (2 * (nv) + 1) >= 2 ? 4 : 8)
@@ -47,9 +47,9 @@ typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const 
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
                            ptrdiff_t K, const real *restrict b);
 
-/* The same with a loop for each sum, for fewer steps than a tile has accumulators of its own for. A function
- * by itself: a loop below that might have no step at all makes gcc 12 keep sums, or where they go, in a
- * second set of registers, 1 to 3% of a tile of 100 steps. */
+/* The same, sum by sum, for fewer than KU steps. A function of its own: where the main loop below may have no
+ * step at all, gcc 12 keeps sums, or the places they go to, in a second set of registers, which takes 1 to 3%
+ * of a tile of 100 steps. */
 FR_NOINLINE void NAME(short_tile)(int mr, int nv, int tail, real *restrict out, ptrdiff_t ldo,
                                   const real *const *restrict init, ptrdiff_t ioff,
                                   const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
@@ -82,6 +82,8 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
     vh rest[FR_MR];
     const real *row[FR_MR];
     ptrdiff_t k = 0;
+    /* Of a tall tile with a tail, two k share the sums of the whole vectors, or there would be 30 in all. */
+    const int sums = tail && mr * (2 * nv + 1) > 24 ? 1 : ku;
 
     if (K < ku) {
         NAME(short_tile)(mr, nv, tail, out, ldo, init, ioff, a, aoff, K, b);
@@ -94,7 +96,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
         for (int v = 0; v < nv; v++) {
             acc[0][m][v] = vload(init[m] + ioff + v * VL);
             FR_UNROLL
-            for (int u = 1; u < ku; u++)
+            for (int u = 1; u < sums; u++)
                 acc[u][m][v] = vsplat(0);
         }
         if (tail) {
@@ -118,7 +120,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 const vr s = vsplat(row[m][k + u]);
                 FR_UNROLL
                 for (int v = 0; v < nv; v++)
-                    acc[u][m][v] += s * w[v];
+                    acc[u % sums][m][v] += s * w[v];
             }
         }
         if (tail) {
@@ -147,7 +149,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
             }
         }
         FR_UNROLL
-        for (int h = ku / 2; h >= 1; h /= 2) {
+        for (int h = sums / 2; h >= 1; h /= 2) {
             FR_UNROLL
             for (int u = 0; u < h; u++) {
                 FR_UNROLL
@@ -290,7 +292,7 @@ static NAME(row_fn) *const NAME(row)[NAME(tile_widths) + 1][3] = {
 #define FR_TILES_TO_6(suffix)                                                                      \
     NAME(tile_1##suffix), NAME(tile_2##suffix), NAME(tile_3##suffix), NAME(tile_4##suffix),        \
         NAME(tile_5##suffix), NAME(tile_6##suffix)
-#if FR_MR >= 8
+#if FR_MR == 10
 #define FR_TILES_10(suffix, nv, tail)                                                              \
     FR_TILE(7, nv, tail, suffix)                                                                   \
     FR_TILE(8, nv, tail, suffix)                                                                   \
@@ -355,7 +357,7 @@ FR_INLINE int NAME(row_width)(ptrdiff_t width)
     return NAME(half_panel)(width) ? NAME(all_half) : NAME(full);
 }
 
-/* Rows are cut into tiles of nearly equal height: 8 rows make 4 + 4 where 6 + 2 would leave a
+/* Rows are cut into tiles of nearly equal height: 12 rows make 6 + 6 where 10 + 2 would leave a
  * tile too low to keep the multipliers busy. */
 FR_INLINE ptrdiff_t NAME(tile_height)(ptrdiff_t rows_left)
 {

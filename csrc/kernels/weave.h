@@ -19,7 +19,7 @@
  *
  * Only where there are registers for it: 16 accumulators beside those of the recurrent product. */
 
-#define FR_WEAVES (FR_MR >= 8)
+#define FR_WEAVES (FR_MR == 10)
 #ifndef FR_WEAVE_FAR
 #define FR_WEAVE_FAR (112 << 10) /* bytes of a step's weights from which it pays: products.h */
 #endif

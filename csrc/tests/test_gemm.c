@@ -10,7 +10,7 @@
  * FR_KC (320 deep). */
 static const int sizes_M[] = {1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 13, 73};
 static const int sizes_N[] = {1, 3, 8, 9, 17, 33, 70},
-                 sizes_K[] = {0, 1, 3, 4, 7, 16, 319, 320, 321};
+                 sizes_K[] = {0, 1, 2, 3, 4, 7, 8, 16, 319, 320, 321};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 

@@ -29,6 +29,7 @@ static const struct {
     {6, 2, 1, 8},
     {2, 9, 9, 64},
     {3, 10, 3, 56},
+    {1, 10, 5, 40},
     {37, 1, 70, 70},
     {29, 1, 70, 36},
     /* xw of a group of steps is complete between two gates of a panel */

@@ -106,7 +106,7 @@ def test_gradients_are_the_slopes_with_and_without_bias_and_for_tokens(cell, bia
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_the_slopes_beyond_one_vector_and_one_tile(cell):
-    case = matrix.Case(cell, 1, False, False, "float64", T=2, B=9, I=5, H=11)
+    case = matrix.Case(cell, 1, False, False, "float64", T=2, B=11, I=5, H=11)
     layer, x, state = layer_and_inputs(case)
     fr.gradcheck(layer, x, state, tol=1e-7, max_checks=40)
 
