@@ -13,6 +13,8 @@ static const int sizes_N[] = {1, 3, 8, 9, 17, 33, 70},
                  sizes_K[] = {0, 1, 2, 3, 4, 7, 8, 16, 319, 320, 321};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
+_Static_assert(COUNT(sizes_K) % 2 && COUNT(sizes_K) % 3,
+               "types and flags go in turn: else each depth would meet only some of them");
 
 enum {
     BIAS = 1,
