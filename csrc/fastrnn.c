@@ -537,20 +537,25 @@ static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserv
     return (char *)(uintptr_t)reserve + elements * real_bytes(&call->layer);
 }
 
-/* A call that one thread can make alone, if the others sleep or that turns out to be faster. One of five is
- * timed: the clock takes 20 to 30 ns, a call 3 us and more, and layers that take turns are often two or four. */
-static void run_offered(fr_call *call, fr_job *job)
+/* A call that one thread can make alone, if that turns out to be faster or the others sleep and may go on. One
+ * of five is timed: the clock takes 20 to 30 ns, a call 3 us and more, and layers that take turns are often two
+ * or four. */
+static fr_status run_offered(fr_call *call, fr_job *job)
 {
+    fr_status status = FR_OK;
     fr_pace *const pace = fr_pace_of(call, job);
     call->alone = fr_pace_next(pace);
     const int timed = pace->tries > 0 || pace->calls % 5 == 0;
     const int64_t start = timed ? fr_nanoseconds() : 0;
     if (call->alone)
         fr_team_leave(job, call);
-    else
+    else if (call->plan.offered == 1)
         fr_team_offer(call->plan.threads, job, call, sizeof *call, &call->alone);
+    else
+        status = fr_team_run(call->plan.threads, job, call, sizeof *call);
     if (timed)
         fr_pace_note(pace, call->alone, fr_nanoseconds() - start);
+    return status;
 }
 
 static fr_status run(fr_call *call, fr_job *job)
@@ -561,7 +566,7 @@ static fr_status run(fr_call *call, fr_job *job)
         fr_blas_enter();
     fr_status status = FR_OK;
     if (call->plan.offered)
-        run_offered(call, job);
+        status = run_offered(call, job);
     else
         status = fr_team_run(call->plan.threads, job, call, sizeof *call);
     if (call->blas)
@@ -603,8 +608,8 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
     if (call.reserve && call.plan.offered && !call.plan.ahead) {
         /* Who sleeps now may be woken by backward in any case. */
         const fr_plan back = plan_of(layer, seq, 1, use == FR_USE_TOKENS);
-        if (back.threads > 1 && !back.offered)
-            call.plan.offered = 0;
+        if (back.threads > 1 && back.offered != 1)
+            call.plan.offered = 2;
     }
     if (call.reserve && fr_cells[layer->cell].has_c)
         call.c_start = c_behind(&call, seq, args->reserve);

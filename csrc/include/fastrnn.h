@@ -376,9 +376,10 @@ typedef struct fr_plan {
     int64_t chunk;   /* time steps whose batched products are done together */
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
-    int offered; /* 1: threads that sleep are not woken for one call; the caller's does all, with the
-                     * same numbers, and also where that turns out to be faster. Not so in a training
-                     * call whose backward is not offered. */
+    /* 1: threads that sleep are not woken for one call; the caller's does all, with the same numbers, and
+     * also where that turns out to be faster. 2: they are woken; only the latter. A training call whose
+     * backward wakes them counts as 2. */
+    int offered;
     int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
                    * other thread sleeps */
 } fr_plan;

@@ -14,7 +14,7 @@
  * meet after every step. */
 typedef struct NAME(sharing) {
     fr_place *places;
-    int n, me;
+    int n, me;        /* n: 0 if one of them walks for all, who has nobody to wait for */
     real *early;      /* see row_arrays */
     ptrdiff_t panels; /* of which a part is made early */
     const real *row;  /* what the others write, `width` numbers */
@@ -62,7 +62,7 @@ FR_INLINE void NAME(early_forward)(const fr_call *call, const fr_part *part, NAM
 {
     const int gates = fr_cells[call->layer.cell].gates;
     const real *zeros[FR_MAX_GATES];
-    int sent = 0;
+    int sent = with->n == 0;
     with->row = a->hprev[0];
     with->width = call->layer.hidden_size;
     for (int g = 0; g < gates; g++)
@@ -85,7 +85,7 @@ FR_INLINE void NAME(early_backward)(const fr_call *call, const fr_part *part, NA
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t H = call->layer.hidden_size, K = a->own1 - a->own0;
     const real *Rb = (const real *)(call->packed + call->at.Rb) + a->own0 * NR;
-    int sent = 0;
+    int sent = with->n == 0;
     with->row = a->dg_next[0];
     with->width = call->dg_row;
     NAME(choose_early)(part, a, with);
@@ -111,7 +111,7 @@ static NAME(sharing)
     NAME(begin_sharing)(const fr_call *call, const fr_part *part, int tid, NAME(row_arrays) * a)
 {
     enum { ENOUGH = 8 << 10 }; /* bytes of weights */
-    NAME(sharing) with = {.n = call->plan.units, .me = tid};
+    NAME(sharing) with = {.n = call->alone ? 0 : call->plan.units, .me = tid};
     if (call->early && !call->looks && !call->few) {
         const ptrdiff_t H = call->layer.hidden_size;
         with.places = call->sharers;

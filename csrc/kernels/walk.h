@@ -149,19 +149,19 @@ FR_INLINE void CELL_NAME(_enter_step)(const fr_call *call, int64_t s, CELL_NAME(
 FR_NOINLINE void CELL_NAME(_walk_panels)(const fr_call *call, int phase, CELL_NAME(_walker) * w)
 {
     NAME(row_arrays) *const a = &w->a;
-    const int at_once = a->steady && w->once;
+    if (a->steady && w->once) {
+        const ptrdiff_t p = w->part.p0;
+        CELL_NAME(_forward_tile)(call, a, 0, 1, p, (int)(w->part.p1 - p), phase);
+        return;
+    }
     NAME(panel_walk)
     walk =
         NAME(begin_panels)(call, &w->part, w->tid, a, w->n, a->back, call->claims ? ++w->round : 0);
-    for (ptrdiff_t p = w->part.p0, wide = w->part.p1 - p;
-         at_once || (wide = NAME(next_panels)(&walk, &p));) {
+    for (ptrdiff_t p, wide; (wide = NAME(next_panels)(&walk, &p));)
         for (ptrdiff_t q = 0, h; q < w->n; q += h) {
             h = NAME(tile_height)(w->n - q);
             CELL_NAME(_forward_tile)(call, a, q, (int)h, p, (int)wide, phase);
         }
-        if (at_once)
-            break;
-    }
 }
 
 FR_INLINE void CELL_NAME(_leave_step)(const fr_call *call, int64_t s, CELL_NAME(_walker) * w)
@@ -206,16 +206,19 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
     for (int i = 0; i < walkers; i++)
         CELL_NAME(_begin)(call, tid + i, &w[i]);
     for (int64_t s = 0; s < call->rows.T; s++) {
-        for (int i = 0; i < walkers; i++) {
+        for (int j = 0; j < walkers; j++) {
+            const int i = s & 1 ? walkers - 1 - j : j;
             if (s == w[i].s1)
                 CELL_NAME(_enter_chunk)(call, s, &w[i]);
             CELL_NAME(_enter_step)(call, s, &w[i]);
+            if (walkers > 1 && CELL_PHASES == 1) /* nobody waits for it */
+                CELL_NAME(_walk_panels)(call, 0, &w[i]);
         }
         for (int phase = 0; phase < CELL_PHASES; phase++) {
             const int panels = (int)(w->part.p1 - w->part.p0);
             if (walkers == 1 && w->a.steady && w->once) { /* a step may take 50 ns */
                 CELL_NAME(_forward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
-            } else {
+            } else if (walkers == 1 || CELL_PHASES > 1) {
                 for (int i = 0; i < walkers; i++)
                     CELL_NAME(_walk_panels)(call, phase, &w[i]);
             }
@@ -230,7 +233,8 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
 }
 
 /* A thread by itself walks for all of them, step by step: each finds what it would have waited
- * for, and makes the same numbers. */
+ * for, and makes the same numbers. Every other step begins with the walker that the last one ended with,
+ * whose weights are still in the cache. */
 FR_NOINLINE void CELL_NAME(_forward_alone)(const fr_call *call)
 {
     CELL_NAME(_walker) w[FR_MOST_ALONE];
@@ -465,13 +469,17 @@ FR_INLINE void CELL_NAME(_walk_back)(const fr_call *call, int tid, CELL_NAME(_ba
         for (int i = 0; i < walkers; i++)
             CELL_NAME(_enter_chunk_back)(call, c, &w[i]);
         for (int64_t s = w->s1 - 1; s >= w->s0; s--) {
-            for (int i = 0; i < walkers; i++)
+            for (int j = 0; j < walkers; j++) {
+                const int i = s & 1 ? walkers - 1 - j : j;
                 CELL_NAME(_enter_step_back)(call, s, &w[i]);
+                if (walkers > 1 && CELL_PHASES == 1) /* nobody waits for it */
+                    CELL_NAME(_walk_panels_back)(call, 0, &w[i]);
+            }
             for (int phase = 0; phase < CELL_PHASES; phase++) {
                 const int panels = (int)(w->part.p1 - w->part.p0);
                 if (walkers == 1 && w->a.steady && w->once) {
                     CELL_NAME(_backward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
-                } else {
+                } else if (walkers == 1 || CELL_PHASES > 1) {
                     for (int i = 0; i < walkers; i++)
                         CELL_NAME(_walk_panels_back)(call, phase, &w[i]);
                 }

@@ -121,8 +121,9 @@ static void nothing(void *arg, int tid)
     (void)arg, (void)tid;
 }
 
-/* Forward, whose plan is two threads' and only offered, until one more call has been timed. */
-static void a_layer_is_walked_the_way_that_is_faster(void)
+/* Forward, whose plan is two threads' and which is offered (1: only to who is awake), until one more call has
+ * been timed. */
+static void a_layer_is_walked_the_way_that_is_faster(int offered)
 {
     enum { T = 5, B = 32, I = 10, H = 25, CALLS = 20000 };
     const fr_layer layer = {FR_GRU, FR_F32, I, H};
@@ -137,7 +138,7 @@ static void a_layer_is_walked_the_way_that_is_faster(void)
     void *packed = guarded(fr_packed_bytes(&layer, FR_USE_DENSE));
     const fr_weights weights = {w_ih, w_hh, NULL, NULL};
     CHECK(fr_pack(&layer, FR_USE_DENSE, packed, &weights) == FR_OK, "pack");
-    forced_plan = (fr_plan){2, 2, 1, T, 0, 0, 1, 0};
+    forced_plan = (fr_plan){2, 2, 1, T, 0, 0, offered, 0};
     void *scratch = guarded(fr_forward_scratch_bytes(&layer, &seq, 0));
 
     const fr_call call = call_of(&layer, T, B);
@@ -164,6 +165,16 @@ static void a_layer_is_walked_the_way_that_is_faster(void)
     release(packed), release(scratch);
 }
 
+static void a_short_call_is_walked_the_way_that_is_faster(void)
+{
+    a_layer_is_walked_the_way_that_is_faster(1);
+}
+
+static void a_call_of_short_steps_is_walked_the_way_that_is_faster(void)
+{
+    a_layer_is_walked_the_way_that_is_faster(2);
+}
+
 int main(void)
 {
     RUN(the_slower_way_is_taken_for_one_call_in_a_hundred);
@@ -172,6 +183,7 @@ int main(void)
     RUN(a_slow_call_now_and_then_changes_nothing);
     RUN(calls_of_a_kind_have_one_pace);
     RUN(calls_that_take_turns_keep_their_pace);
-    RUN(a_layer_is_walked_the_way_that_is_faster);
+    RUN(a_short_call_is_walked_the_way_that_is_faster);
+    RUN(a_call_of_short_steps_is_walked_the_way_that_is_faster);
     return summary();
 }

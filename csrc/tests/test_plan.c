@@ -130,6 +130,21 @@ static void short_calls_wake_nobody(void)
     CHECK(shipped_make_plan(&small, 5, 32, 2, 32, FR_PASS_FORWARD).offered, "two threads");
 }
 
+/* Threads that meet at every step are slower than one where their cores are far apart, however many steps
+ * there are, unless a step gains more than that costs. */
+static void long_calls_of_short_steps_are_timed(void)
+{
+    const fr_layer small = {FR_GRU, FR_F32, 64, 64}, large = {FR_LSTM, FR_F32, 256, 256};
+    for (int pass = FR_PASS_FORWARD; pass <= FR_PASS_STEPS; pass++) {
+        const fr_plan many = shipped_make_plan(&small, 5000, 1, 2, 32, (fr_pass)pass);
+        const fr_plan rows = shipped_make_plan(&small, 500, 64, 2, 32, (fr_pass)pass);
+        const fr_plan wide = shipped_make_plan(&large, 5000, 1, 2, 32, (fr_pass)pass);
+        CHECK(many.units == 2 && many.offered == 2, "pass %d: %d", pass, many.offered);
+        CHECK(rows.rows == 2 && !rows.offered, "parts of the batch, pass %d", pass);
+        CHECK(wide.units == 2 && !wide.offered, "long steps, pass %d", pass);
+    }
+}
+
 /* A single row of a small layer: nothing to share but x W. */
 static void a_thread_works_ahead_of_a_single_row(void)
 {
@@ -288,6 +303,7 @@ int main(void)
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
+    RUN(long_calls_of_short_steps_are_timed);
     RUN(no_thread_walks_for_more_than_it_has_room_for);
     RUN(a_thread_works_ahead_of_a_single_row);
     RUN(directions_are_walked_at_the_same_time_where_that_is_faster);

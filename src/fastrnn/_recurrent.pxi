@@ -416,7 +416,8 @@ cdef class Engine:
         return a
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
-        """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered;
+        """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered (nobody
+        is woken for one call) and timed (one thread makes it alone where that turns out to be faster);
         whether it is brief; and whether both directions, or two layers, have a thread each (together)."""
         cdef fr_plan p
         cdef fr_seq seq
@@ -433,7 +434,7 @@ cdef class Engine:
             layers[0], layers[1] = cell.layer, upper.layer
             together = fr_forward_two_together(layers, &seq, False)
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
-                "ahead": bool(p.ahead), "offered": bool(p.offered),
+                "ahead": bool(p.ahead), "offered": p.offered == 1, "timed": p.offered > 0,
                 "brief": self.D == 1 and cell.is_brief(T, B), "together": together}
 
 
