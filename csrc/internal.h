@@ -199,15 +199,26 @@ void fr_flush_restore(unsigned long saved);
 #define FR_PRODUCT_OF_A_THREAD 1000000
 
 typedef struct fr_part {   /* one thread's share */
-    int64_t j0, jstep, nj; /* rows j0, j0 + jstep, ... : nj of them at most */
+    int64_t j0, jstep, nj; /* nj rows at most: fr_part_row */
+    int64_t shift;         /* of every other one */
     int64_t rows_before;   /* how many rows the parts before this one have */
     int64_t p0, p1;        /* panels of hidden units */
 } fr_part;
 
-/* How many of a part's rows are among the first `active`. */
+/* Row q of a part, among all in their order. */
+static inline int64_t fr_part_row(const fr_part *part, int64_t q)
+{
+    return part->j0 + q * part->jstep + (q & 1) * part->shift;
+}
+
+/* How many of a part's rows are among the first `active`: of those in whole rounds of jstep one each. */
 static inline int64_t fr_part_active(const fr_part *part, int64_t active)
 {
-    const int64_t n = active <= part->j0 ? 0 : (active - part->j0 + part->jstep - 1) / part->jstep;
+    int64_t n = active <= part->j0 ? 0 : (active - part->j0 + part->jstep - 1) / part->jstep;
+    if (part->shift) {
+        n = active / part->jstep;
+        n += fr_part_row(part, n) < active;
+    }
     return n < part->nj ? n : part->nj;
 }
 

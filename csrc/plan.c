@@ -296,16 +296,16 @@ int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows)
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid)
 {
     const int64_t r = tid / plan->units, u = tid % plan->units, B = rows->B;
-    fr_part part;
-    part.p0 = panels * u / plan->units;
-    part.p1 = panels * (u + 1) / plan->units;
-    if (rows->len) { /* longest rows first: deal them out, so that every part gets its share */
-        part.j0 = r;
-        part.jstep = plan->rows;
-        part.nj = B > r ? (B - r + plan->rows - 1) / plan->rows : 0;
-        part.rows_before = 0;
-        for (int64_t k = 0; k < r; k++)
-            part.rows_before += (B - k + plan->rows - 1) / plan->rows;
+    fr_part part = {.p0 = panels * u / plan->units, .p1 = panels * (u + 1) / plan->units};
+    if (rows->len) { /* longest rows first: dealt out to and fro, so that every part gets its share */
+        for (int64_t k = 0; k <= r; k++) {
+            part.rows_before += part.nj;
+            part.j0 = k;
+            part.jstep = plan->rows;
+            part.shift = plan->rows - 1 - 2 * k;
+            part.nj = B;
+            part.nj = fr_part_active(&part, B);
+        }
     } else { /* neighbours together: their outputs share cache lines */
         part.j0 = part.rows_before = B * r / plan->rows;
         part.jstep = 1;

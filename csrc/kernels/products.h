@@ -57,7 +57,7 @@ static ptrdiff_t NAME(x_rows)(const fr_call *call, const fr_part *part, int64_t 
     ptrdiff_t n = 0;
     for (int64_t s = s0; s < s1; s++)
         for (int64_t q = 0; q < fr_part_active(part, fr_active(rows, s)); q++) {
-            const int64_t j = part->j0 + q * part->jstep;
+            const int64_t j = fr_part_row(part, q);
             x[n++] = NAME(at)(&call->x, fr_time(rows, s, j), fr_batch(rows, j));
         }
     return n;

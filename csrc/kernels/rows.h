@@ -147,7 +147,7 @@ static ptrdiff_t NAME(forward_rows)(const fr_call *call, const fr_part *part, in
     const int64_t n = fr_part_active(part, fr_active(rows, s));
     a->back = s & 1;
     for (int64_t q = 0; q < n; q++) {
-        const int64_t j = part->j0 + q * part->jstep, b = fr_batch(rows, j);
+        const int64_t j = fr_part_row(part, q), b = fr_batch(rows, j);
         const int64_t t = fr_time(rows, s, j);
         a->hprev[q] = NAME(h_before)(call, s, j);
         a->h[q] = (real *)NAME(at)(&call->y, t, b);
@@ -197,7 +197,7 @@ static ptrdiff_t NAME(backward_rows)(const fr_call *call, const fr_part *part, i
     a->has_step = s >= 0;
     a->back = s & 1;
     for (int64_t q = 0; q < n; q++) {
-        const int64_t j = part->j0 + q * part->jstep, b = fr_batch(rows, j);
+        const int64_t j = fr_part_row(part, q), b = fr_batch(rows, j);
         const int last = s + 1 == fr_length(rows, j);
         const int cut = !last && fr_is_reset(rows, s + 1, j); /* no gradient crosses a reset */
         a->carry_h[q] = (real *)call->carry_h + j * Hp;
@@ -265,7 +265,7 @@ static ptrdiff_t NAME(fill_chunk)(const fr_call *call, int64_t s0, int64_t s1, i
         const fr_part part = fr_plan_part(&call->plan, rows, call->Hp / NR, r * call->plan.units);
         for (int64_t s = s0; s < s1; s++)
             for (int64_t q = 0; q < fr_part_active(&part, fr_active(rows, s)); q++, n++) {
-                const int64_t j = part.j0 + q * part.jstep, b = fr_batch(rows, j);
+                const int64_t j = fr_part_row(&part, q), b = fr_batch(rows, j);
                 const int64_t t = fr_time(rows, s, j);
                 c->dg[n] = dg + n * call->dg_row;
                 c->h[n] = NAME(h_before)(call, s, j);

@@ -15,7 +15,7 @@ static void NAME(copy_step)(const fr_call *call, const fr_array *out, real *cons
                             const fr_part *part, int64_t s, ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1)
 {
     for (ptrdiff_t q = 0; q < n && out->p && u1 > u0; q++) {
-        const int64_t j = part->j0 + q * part->jstep, b = fr_batch(&call->rows, j);
+        const int64_t j = fr_part_row(part, q), b = fr_batch(&call->rows, j);
         NAME(copy_state)
         ((real *)NAME(at)(out, fr_time(&call->rows, s, j), b) + u0, rows[q] + u0, u1 - u0);
     }
@@ -39,12 +39,12 @@ static void NAME(clip_step)(const fr_call *call, const fr_part *part, int tid, r
         fr_meet(sharers, units, unit);
     for (ptrdiff_t q = unit; q < n; q += units) {
         const double norm = sqrt(NAME(sum_of_squares)(rows[q], call->layer.hidden_size));
-        call->step_scale[part->j0 + q * part->jstep] = norm > limit ? limit / norm : 1;
+        call->step_scale[fr_part_row(part, q)] = norm > limit ? limit / norm : 1;
     }
     if (units > 1)
         fr_meet(sharers, units, unit);
     for (ptrdiff_t q = 0; q < n; q++)
-        NAME(scale)(rows[q] + u0, u1 - u0, call->step_scale[part->j0 + q * part->jstep]);
+        NAME(scale)(rows[q] + u0, u1 - u0, call->step_scale[fr_part_row(part, q)]);
 }
 
 /* Step s of n rows; gates: those through which dG_{t+1} reaches h_t. */

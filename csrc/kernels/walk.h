@@ -79,7 +79,7 @@ FR_NOINLINE void CELL_NAME(_begin)(const fr_call *call, int tid, CELL_NAME(_walk
         w->a.weave = &w->weave;
     if (fr_cells[call->layer.cell].has_c && w->u1 > w->u0)
         for (int64_t q = 0; q < w->part.nj; q++) {
-            const int64_t j = w->part.j0 + q * w->part.jstep, b = fr_batch(rows, j);
+            const int64_t j = fr_part_row(&w->part, q), b = fr_batch(rows, j);
             NAME(copy_state)
             (NAME(c_of_step)(call, -1, j) + w->u0,
              call->c0 ? (const real *)call->c0 + b * H + w->u0 : NULL, w->u1 - w->u0);
@@ -187,7 +187,7 @@ FR_NOINLINE void CELL_NAME(_end)(const fr_call *call, CELL_NAME(_walker) * w)
     if (w->with.places && call->hT) /* which may be h0, and others still amid their last step */
         NAME(wait_for_others)(&w->with, rows->T, 1);
     for (int64_t q = 0; q < w->part.nj && u1 > u0; q++) {
-        const int64_t j = w->part.j0 + q * w->part.jstep, b = fr_batch(rows, j);
+        const int64_t j = fr_part_row(&w->part, q), b = fr_batch(rows, j);
         const int64_t n = fr_length(rows, j);
         const real *h = n          ? NAME(at)(&call->y, fr_time(rows, n - 1, j), b)
                         : call->h0 ? (const real *)call->h0 + b * H
@@ -302,7 +302,7 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
     w->dg_after = (const real *)call->zeros;
     w->given = call->links.awaits ? rows->T : 0;
     for (int64_t q = 0; q < w->part.nj && w->u1 > w->u0; q++) {
-        const int64_t j = w->part.j0 + q * w->part.jstep, at = fr_batch(rows, j) * H + w->u0;
+        const int64_t j = fr_part_row(&w->part, q), at = fr_batch(rows, j) * H + w->u0;
         NAME(copy_state)
         ((real *)call->carry_h + j * Hp + w->u0, call->dhT ? (const real *)call->dhT + at : NULL,
          w->u1 - w->u0);
@@ -449,7 +449,7 @@ FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walke
             NAME(dh_tile)(call, dh, a, q, (int)h, p, 1, CELL_DH_GATES);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (ptrdiff_t u = p * NR, v = 0; v < NAME(panel_vectors)(H, p); v++, u += VL) {
-                    const int64_t j = w->part.j0 + (q + m) * w->part.jstep;
+                    const int64_t j = fr_part_row(&w->part, q + m);
                     const int64_t at = fr_batch(&call->rows, j) * H + u;
                     if (call->dh0)
                         vstore_n((real *)call->dh0 + at, vload(dh + m * NR + v * VL), H - u);

@@ -250,7 +250,7 @@ static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
         }
         for (int64_t q = 0; q < part.nj; q++)
             for (int64_t panel = part.p0; panel < part.p1; panel++) {
-                const int64_t j = part.j0 + q * part.jstep;
+                const int64_t j = fr_part_row(&part, q);
                 CHECK(j < B && panel < P, "row %d panel %d", (int)j, (int)panel);
                 if (j < B && panel < P)
                     owners[j * P + panel]++;
@@ -264,7 +264,7 @@ static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
         for (int r = 0; r < rows; r++) {
             const fr_part part = fr_plan_part(&plan, &of, P, r * units);
             const int64_t n = fr_part_active(&part, active);
-            CHECK(n == 0 || part.j0 + (n - 1) * part.jstep < active, "active %d", (int)active);
+            CHECK(n == 0 || fr_part_row(&part, n - 1) < active, "active %d", (int)active);
             sum += n;
         }
         CHECK(sum == active, "%d rows active, parts have %d", (int)active, (int)sum);
@@ -282,18 +282,29 @@ static void every_row_and_panel_has_one_owner(void)
                         check_parts(rows, units, B, P, ragged);
 }
 
-static void ragged_rows_are_dealt_out_in_turn(void)
+/* Always in the same order, the first part would have the longest row of every round. */
+static void ragged_rows_are_dealt_out_to_and_fro(void)
 {
-    const int64_t lengths[7] = {9, 8, 5, 4, 2, 1, 0}; /* longest first, as the engine sorts them */
-    const fr_rows of = {.T = 9, .B = 7, .len = lengths};
-    const fr_plan plan = {2, 2, 1, 1, 0, 0, 0, 0};
-    int64_t steps[2] = {0, 0};
-    for (int tid = 0; tid < 2; tid++) {
-        const fr_part part = fr_plan_part(&plan, &of, 1, tid);
-        for (int64_t q = 0; q < part.nj; q++)
-            steps[tid] += lengths[part.j0 + q * part.jstep];
+    enum { B = 32 };
+    int64_t lengths[B]; /* longest first, as the engine sorts them */
+    for (int j = 0; j < B; j++)
+        lengths[j] = 100 - 3 * j;
+    for (int rows = 2; rows <= 5; rows++) {
+        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0};
+        int64_t least = 100 * B, most = 0, all = 0;
+        const int64_t n = B / rows / 2 * rows * 2; /* as many times to as fro */
+        const fr_rows of = {.T = 100, .B = n, .len = lengths};
+        for (int tid = 0; tid < rows; tid++) {
+            const fr_part part = fr_plan_part(&plan, &of, 1, tid);
+            int64_t steps = 0;
+            for (int64_t q = 0; q < part.nj; q++)
+                steps += lengths[fr_part_row(&part, q)];
+            least = steps < least ? steps : least;
+            most = steps > most ? steps : most;
+            all += part.nj;
+        }
+        CHECK(least == most && all == n, "%d parts: %d to %d steps", rows, (int)least, (int)most);
     }
-    CHECK(steps[0] == 16 && steps[1] == 13, "%d and %d steps", (int)steps[0], (int)steps[1]);
 }
 
 int main(void)
@@ -310,6 +321,6 @@ int main(void)
     RUN(layers_are_walked_at_the_same_time_where_that_is_faster);
     RUN(a_plan_is_told_for_the_threads_and_lengths_that_are_set);
     RUN(every_row_and_panel_has_one_owner);
-    RUN(ragged_rows_are_dealt_out_in_turn);
+    RUN(ragged_rows_are_dealt_out_to_and_fro);
     return summary();
 }

@@ -96,7 +96,7 @@ cdef enum:
     LARGE_ARRAY = 1 << 16
 
 
-cdef cnp.ndarray _new_array(int ndim, cnp.npy_intp *dims, int typenum, bint zeros):
+cdef cnp.ndarray _new_array(int ndim, cnp.npy_intp *dims, int typenum):
     """An array like NumPy's own; a large one lives in a Block. The system takes NumPy's large arrays
     back when they are freed and hands out fresh pages, one fault every 4 KB: a tenth of a training
     step, on the days when the C library decides so."""
@@ -110,17 +110,14 @@ cdef cnp.ndarray _new_array(int ndim, cnp.npy_intp *dims, int typenum, bint zero
             break
         bytes *= dims[axis]
     if bytes < LARGE_ARRAY:
-        return cnp.PyArray_ZEROS(ndim, dims, typenum, 0) if zeros else \
-            cnp.PyArray_EMPTY(ndim, dims, typenum, 0)
+        return cnp.PyArray_EMPTY(ndim, dims, typenum, 0)
     block = Block(bytes)
     array = cnp.PyArray_SimpleNewFromData(ndim, dims, typenum, block.p)
     cnp.set_array_base(array, block)
-    if zeros:
-        memset(block.p, 0, bytes)
     return array
 
 
-cdef cnp.ndarray _new_like(cnp.ndarray array, cnp.npy_intp last, bint zeros=False):
+cdef cnp.ndarray _new_like(cnp.ndarray array, cnp.npy_intp last):
     """A dense array of `array`'s type and shape, but for the length of its last axis (-1: as it is)."""
     cdef cnp.npy_intp dims[64]  # as many as an array can have
     cdef int axis, ndim = cnp.PyArray_NDIM(array)
@@ -128,7 +125,7 @@ cdef cnp.ndarray _new_like(cnp.ndarray array, cnp.npy_intp last, bint zeros=Fals
         dims[axis] = cnp.PyArray_DIM(array, axis)
     if last >= 0:
         dims[ndim - 1] = last
-    return _new_array(ndim, dims, cnp.PyArray_TYPE(array), zeros)
+    return _new_array(ndim, dims, cnp.PyArray_TYPE(array))
 
 
 cdef int _check_status(str what, fr_status status) except -1:

@@ -272,10 +272,10 @@ cdef class Engine:
         raise ValueError(f"x: expected token ids in [0, {self.input_size}), got {tokens[t, b]} "
                          f"at t={t}, b={b}")
 
-    cdef cnp.ndarray _new(self, int64_t first, int64_t second, int64_t third, bint zeros=False):
+    cdef cnp.ndarray _new(self, int64_t first, int64_t second, int64_t third):
         cdef cnp.npy_intp dims[3]
         dims[0], dims[1], dims[2] = first, second, third
-        return _new_array(3, dims, self.typenum, zeros)
+        return _new_array(3, dims, self.typenum)
 
     def run(self, module, x, state, lengths, reset, bint keep, bint trace=False, tuple mask=None):
         """Forward through the stack.
@@ -328,8 +328,10 @@ cdef class Engine:
             together = 2 if self.D == 1 and mask is None and layer + 1 < self.L else 1
             for k in range(together):
                 y = self._new(B if self.batch_first else T, T if self.batch_first else B,
-                              self.D * self.hidden_size, lengths is not None)
+                              self.D * self.hidden_size)
                 ya, xa = y, x
+                if lengths is not None:
+                    _clear_padding(ya, lengths, self.batch_first)
                 if k == 0:
                     first_x = xa
                 cell = self.cells[layer * self.D]
@@ -459,6 +461,24 @@ def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
     if (<object> reset).shape != shape:
         raise ValueError(f"reset: expected shape {shape} booleans, got {(<object> reset).shape}")
     return np.array(reset.T if batch_first else reset, order="C")
+
+
+cdef int _clear_padding(cnp.ndarray array, cnp.ndarray lengths, bint batch_first) except -1:
+    """Zeros past each row's length, in a dense array (T, B, n), or (B, T, n): the engine does not write there."""
+    cdef int64_t T = cnp.PyArray_DIM(array, batch_first), B = cnp.PyArray_DIM(array, not batch_first)
+    cdef int64_t t, b
+    cdef size_t row = cnp.PyArray_DIM(array, 2) * cnp.PyArray_ITEMSIZE(array)
+    cdef char *p = <char *> _data(array)
+    cdef const int64_t *length = <const int64_t *> _data(lengths)
+    if batch_first:
+        for b in range(B):
+            memset(p + (b * T + length[b]) * row, 0, (T - length[b]) * row)
+        return 0
+    for t in range(T):
+        for b in range(B):
+            if length[b] <= t:
+                memset(p + (t * B + b) * row, 0, row)
+    return 0
 
 
 cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
@@ -617,7 +637,9 @@ cdef class Tape:
             wanted = not tokens and (layer > 0 or need_dx)
             dx = None
             if wanted:
-                dx = _new_like(x, -1, self.lengths is not None)
+                dx = _new_like(x, -1)
+                if self.lengths is not None:
+                    _clear_padding(dx, self.lengths, e.batch_first)
             xa, ya = x, y
             cell = self.cells[layer * e.D]
             scratch = Block(cell.need((BACKWARD_TOKENS if tokens else BACKWARD) + (BOTH if e.D == 2 else 0), &seq))
@@ -636,7 +658,6 @@ cdef class Tape:
                 if wanted:
                     dxa = dx
                     a[d].dx = e._place(dxa, 0)
-                    a[d].dx_add = self.lengths is not None
                 if dy is not None:
                     dya = dy
                     a[d].dy = e._place(dya, d * e.hidden_size)

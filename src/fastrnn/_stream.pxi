@@ -131,7 +131,7 @@ cdef class Stepper:
     cdef cnp.ndarray new_out(self):
         cdef cnp.npy_intp dims[2]
         dims[0], dims[1] = self.B, self.engine.hidden_size
-        return _new_array(2, dims, self.engine.typenum, False)
+        return _new_array(2, dims, self.engine.typenum)
 
     cdef cnp.ndarray check_out(self, out):
         """`out`, if a step can write to it."""

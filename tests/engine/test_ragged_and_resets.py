@@ -158,6 +158,22 @@ def test_nothing_past_a_rows_end_is_read(cell, batch_first):
     assert identical(train(layer, x, state, dy, dstate, lengths=lengths, reset=reset), expected)
 
 
+@pytest.mark.parametrize("T", [6, 300])  # small arrays are NumPy's own, large ones pooled
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_whatever_was_there_before_padding_is_zeros(batch_first, T):
+    layer = build("lstm", **STACK, batch_first=batch_first)
+    x, state, dy, dstate = inputs(layer, T=T, B=60)
+    train(layer, x, state, dy, dstate)  # leaves its numbers in the memory that is used again
+    lengths = np.arange(60) * T // 59
+    y, _, tape = layer.forward(x, state, lengths=lengths)
+    dx, _ = tape.backward(dy, dstate)
+    padding = np.arange(T)[:, None] >= lengths
+    for array in (y, dx):
+        rows = array.swapaxes(0, 1) if batch_first else array
+        assert not rows[padding].any()
+        assert rows[~padding].any(axis=-1).all()
+
+
 def test_lengths_and_resets_pass_through_a_sequential():
     model = fr.Sequential(fr.LSTM(3, 4, seed=0), fr.Linear(4, 4, seed=1), fr.GRU(4, 2, seed=2))
     x = np.random.default_rng(0).standard_normal((5, 2, 3), np.float32)
