@@ -539,7 +539,7 @@ static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserv
 
 /* A call that one thread can make alone, if that turns out to be faster or the others sleep and may go on. One
  * of five is timed: the clock takes 20 to 30 ns, a call 3 us and more, and layers that take turns are often two
- * or four. */
+ * or four. Of long calls of short steps it is a step that is timed, whatever their length. */
 static fr_status run_offered(fr_call *call, fr_job *job)
 {
     fr_status status = FR_OK;
@@ -553,8 +553,11 @@ static fr_status run_offered(fr_call *call, fr_job *job)
         fr_team_offer(call->plan.threads, job, call, sizeof *call, &call->alone);
     else
         status = fr_team_run(call->plan.threads, job, call, sizeof *call);
-    if (timed)
-        fr_pace_note(pace, call->alone, fr_nanoseconds() - start);
+    if (timed && status == FR_OK) {
+        const int64_t ns = fr_nanoseconds() - start;
+        fr_pace_note(pace, call->alone,
+                     call->plan.offered == 2 && call->rows.T ? 64 * ns / call->rows.T : ns);
+    }
     return status;
 }
 
@@ -605,11 +608,11 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
         call.plan.chunk = call.links.takes;
     if (call.links.leads)
         fr_tell(call.links.leads, 1);
-    if (call.reserve && call.plan.offered && !call.plan.ahead) {
+    if (call.reserve && call.plan.offered == 1 && !call.plan.ahead) {
         /* Who sleeps now may be woken by backward in any case. */
         const fr_plan back = plan_of(layer, seq, 1, use == FR_USE_TOKENS);
-        if (back.threads > 1 && back.offered != 1)
-            call.plan.offered = 2;
+        if (back.threads > 1)
+            call.plan.offered = back.offered;
     }
     if (call.reserve && fr_cells[layer->cell].has_c)
         call.c_start = c_behind(&call, seq, args->reserve);

@@ -200,7 +200,7 @@ void fr_flush_restore(unsigned long saved);
 
 typedef struct fr_part {   /* one thread's share */
     int64_t j0, jstep, nj; /* nj rows at most: fr_part_row */
-    int64_t shift;         /* of every other one */
+    int64_t shift;         /* of every odd one */
     int64_t rows_before;   /* how many rows the parts before this one have */
     int64_t p0, p1;        /* panels of hidden units */
 } fr_part;
@@ -211,15 +211,15 @@ static inline int64_t fr_part_row(const fr_part *part, int64_t q)
     return part->j0 + q * part->jstep + (q & 1) * part->shift;
 }
 
-/* How many of a part's rows are among the first `active`: of those in whole rounds of jstep one each. */
+/* How many of a part's rows are among the first `active`. */
 static inline int64_t fr_part_active(const fr_part *part, int64_t active)
 {
-    int64_t n = active <= part->j0 ? 0 : (active - part->j0 + part->jstep - 1) / part->jstep;
-    if (part->shift) {
+    int64_t n = active - part->j0;
+    if (part->jstep > 1) { /* one of each round, and of the last if it comes early enough */
         n = active / part->jstep;
         n += fr_part_row(part, n) < active;
     }
-    return n < part->nj ? n : part->nj;
+    return n < 0 ? 0 : n < part->nj ? n : part->nj;
 }
 
 /* Where weight gradients are added up: the caller's arrays, or a part's own until all are done. */

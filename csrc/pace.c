@@ -34,7 +34,8 @@ void fr_pace_note(fr_pace *pace, int alone, int64_t ns)
         pace->alone = pace->ns[1] < pace->ns[0];
 }
 
-/* Calls of the same kind have one pace. Each thread keeps the newest. */
+/* Calls of the same kind have one pace; those that are timed by the step, whatever their length. Each thread
+ * keeps the newest. */
 typedef struct known_pace {
     fr_job *job; /* NULL: nothing is known here */
     int64_t I, H, T, B;
@@ -50,7 +51,7 @@ fr_pace *fr_pace_of(const fr_call *call, fr_job *job)
     const known_pace wanted = {.job = job,
                                .I = call->layer.input_size,
                                .H = call->layer.hidden_size,
-                               .T = call->rows.T,
+                               .T = call->plan.offered == 2 ? 0 : call->rows.T,
                                .B = call->rows.B,
                                .threads = call->plan.threads,
                                .asked = (call->tokens.p != NULL) | (call->reserve != NULL) << 1 |

@@ -17,7 +17,8 @@
  * others. Which thread computes a panel changes no number.
  *
  * A service calls now and then, and its threads sleep meanwhile. A call that would gain less than it takes
- * to wake them is only offered to them, and only as long as it turns out to be faster with them: pace.c.
+ * to wake them is only offered to them, and only as long as it turns out to be faster with them: pace.c. So is
+ * a longer one whose steps are short, but for that it wakes them.
  *
  * The choice is the cheapest by a model of one step, in cycles: a tile costs its multiply-adds
  * or the latency of a few of them, whichever is more; weights cost what the cache level that

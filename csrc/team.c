@@ -2,7 +2,7 @@
  *
  * A worker waits for its next job by spinning for a short while, since the next layer is
  * usually microseconds away, and then parks on a condition variable, so that an idle process
- * costs nothing. A job that one thread can do alone is only offered to those that are awake. Each
+ * costs nothing. A short job that one thread can do alone is only offered to those that are awake. Each
  * worker has a cache line of its own to spin on. The calling thread is thread 0 of every job.
  *
  * Only the forking thread exists in a child process: the team notices (pthread_atfork) and

@@ -377,8 +377,8 @@ typedef struct fr_plan {
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
     int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
     /* 1: threads that sleep are not woken for one call; the caller's does all, with the same numbers, and
-     * also where that turns out to be faster. 2: they are woken; only the latter. A training call whose
-     * backward wakes them counts as 2. */
+     * also where that turns out to be faster. 2: they are woken, but one thread makes it all where that turns
+     * out to be faster. A forward call with a reserve that is 1 by itself goes by what its backward is. */
     int offered;
     int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
                    * other thread sleeps */

@@ -233,8 +233,8 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
 }
 
 /* A thread by itself walks for all of them, step by step: each finds what it would have waited
- * for, and makes the same numbers. Every other step begins with the walker that the last one ended with,
- * whose weights are still in the cache. */
+ * for, and makes the same numbers. If steps have one phase, every other one begins with the walker that
+ * the last one ended with, whose weights are still in the cache. */
 FR_NOINLINE void CELL_NAME(_forward_alone)(const fr_call *call)
 {
     CELL_NAME(_walker) w[FR_MOST_ALONE];

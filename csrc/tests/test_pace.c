@@ -96,6 +96,17 @@ static void calls_of_a_kind_have_one_pace(void)
     }
 }
 
+static void calls_that_are_timed_by_the_step_have_one_pace(void)
+{
+    const fr_layer layer = {FR_RNN_TANH, FR_F32, 10, 25};
+    for (int offered = 1; offered <= 2; offered++) {
+        fr_call first = call_of(&layer, 500, 1), longer = call_of(&layer, 501, 1);
+        first.plan.offered = longer.plan.offered = offered;
+        fr_pace_of(&first, a_job)->ns[0] = 7;
+        CHECK((fr_pace_of(&longer, a_job)->ns[0] == 7) == (offered == 2), "offered %d", offered);
+    }
+}
+
 /* A few may have to share a place, which is chosen by the job's address, too. */
 static void calls_that_take_turns_keep_their_pace(void)
 {
@@ -141,7 +152,8 @@ static void a_layer_is_walked_the_way_that_is_faster(int offered)
     forced_plan = (fr_plan){2, 2, 1, T, 0, 0, offered, 0};
     void *scratch = guarded(fr_forward_scratch_bytes(&layer, &seq, 0));
 
-    const fr_call call = call_of(&layer, T, B);
+    fr_call call = call_of(&layer, T, B);
+    call.plan.offered = offered;
     fr_job *const job = fr_current_kernels()->typed[FR_F32].forward[FR_GRU];
     for (int alone = 0; alone < 2; alone++) {
         const fr_forward_args args = {
@@ -182,6 +194,7 @@ int main(void)
     RUN(the_other_way_is_taken_when_it_has_become_faster);
     RUN(a_slow_call_now_and_then_changes_nothing);
     RUN(calls_of_a_kind_have_one_pace);
+    RUN(calls_that_are_timed_by_the_step_have_one_pace);
     RUN(calls_that_take_turns_keep_their_pace);
     RUN(a_short_call_is_walked_the_way_that_is_faster);
     RUN(a_call_of_short_steps_is_walked_the_way_that_is_faster);

@@ -408,8 +408,18 @@ static void a_longer_training_step_has_both_passes_shared(void)
     fr_plan there, back;
     fr_plan_describe(&there, &layer, &seq, 0);
     fr_plan_describe(&back, &layer, &seq, 1);
-    CHECK(there.offered && back.threads == 2 && !back.offered, "what this test is about");
+    CHECK(there.offered == 1 && back.threads == 2 && !back.offered, "what this test is about");
     CHECK(passes_alone(22) == 0, "forward and backward");
+}
+
+/* A plan that gains enough for that, but whose steps are short. */
+static void a_long_call_of_short_steps_wakes_the_others(void)
+{
+    for (int offered = 1; offered <= 2; offered++) {
+        forced_plan = (fr_plan){2, 2, 1, 4, 0, 0, offered, 0};
+        CHECK(passes_alone(4) == (offered == 1 ? 2 : 0), "offered %d", offered);
+    }
+    forced_plan.rows = 0;
 }
 
 /* ---- a state that is moved on in place --------------------------------------------------------- */
@@ -541,6 +551,7 @@ int main(void)
     RUN_ON_EVERY_ISA(a_thread_alone_makes_the_numbers_of_all);
     RUN(a_short_training_step_wakes_nobody);
     RUN(a_longer_training_step_has_both_passes_shared);
+    RUN(a_long_call_of_short_steps_wakes_the_others);
     RUN(a_state_may_be_moved_on_in_place);
     if (UNDER_TSAN || getenv("EMULATED"))
         printf("no fork: this tool cannot start threads in a child of a threaded process\n");

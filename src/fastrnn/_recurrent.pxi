@@ -463,7 +463,7 @@ def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
     return np.array(reset.T if batch_first else reset, order="C")
 
 
-cdef int _clear_padding(cnp.ndarray array, cnp.ndarray lengths, bint batch_first) except -1:
+cdef void _clear_padding(cnp.ndarray array, cnp.ndarray lengths, bint batch_first) noexcept:
     """Zeros past each row's length, in a dense array (T, B, n), or (B, T, n): the engine does not write there."""
     cdef int64_t T = cnp.PyArray_DIM(array, batch_first), B = cnp.PyArray_DIM(array, not batch_first)
     cdef int64_t t, b
@@ -473,12 +473,11 @@ cdef int _clear_padding(cnp.ndarray array, cnp.ndarray lengths, bint batch_first
     if batch_first:
         for b in range(B):
             memset(p + (b * T + length[b]) * row, 0, (T - length[b]) * row)
-        return 0
+        return
     for t in range(T):
         for b in range(B):
             if length[b] <= t:
                 memset(p + (t * B + b) * row, 0, row)
-    return 0
 
 
 cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):

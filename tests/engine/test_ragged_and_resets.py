@@ -160,8 +160,9 @@ def test_nothing_past_a_rows_end_is_read(cell, batch_first):
 
 @pytest.mark.parametrize("T", [6, 300])  # small arrays are NumPy's own, large ones pooled
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_whatever_was_there_before_padding_is_zeros(batch_first, T):
-    layer = build("lstm", **STACK, batch_first=batch_first)
+@pytest.mark.parametrize("stack", [{}, {"num_layers": 2}, STACK])
+def test_whatever_was_there_before_padding_is_zeros(stack, batch_first, T):
+    layer = build("lstm", **stack, batch_first=batch_first)
     x, state, dy, dstate = inputs(layer, T=T, B=60)
     train(layer, x, state, dy, dstate)  # leaves its numbers in the memory that is used again
     lengths = np.arange(60) * T // 59
