@@ -249,12 +249,11 @@ def test_a_call_after_a_pause_wakes_no_thread_if_it_is_short():
 
 
 def test_a_long_call_of_short_steps_is_timed_and_wakes_threads():
-    layer, large = build("gru", 64, 64), build("gru", 300, 300)
+    layer, large = build("rnn_tanh", 64, 64), build("gru", 300, 300)
     with threads(2):
-        for backward in (False, True):
-            plan = layer._engine.plan(5000, 1, backward=backward)
-            assert plan["units"] == 2 and plan["timed"] and not plan["offered"]
-            assert not large._engine.plan(5000, 1, backward=backward)["timed"]
+        plan = layer._engine.plan(5000, 1, backward=True)
+        assert plan["units"] == 2 and plan["timed"] and not plan["offered"]
+        assert not large._engine.plan(5000, 1, backward=True)["timed"]
 
 
 def test_more_threads_than_rows_and_units_do_no_harm():
