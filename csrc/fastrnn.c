@@ -539,7 +539,8 @@ static char *c_behind(const fr_call *call, const fr_seq *seq, const void *reserv
 
 /* A call that one thread can make alone, if that turns out to be faster or the others sleep and may go on. One
  * of five is timed: the clock takes 20 to 30 ns, a call 3 us and more, and layers that take turns are often two
- * or four. Of long calls of short steps it is a step that is timed, whatever their length. */
+ * or four. Of long calls of short steps it is a step that is timed, whatever their length, in
+ * 64ths of a nanosecond. */
 static fr_status run_offered(fr_call *call, fr_job *job)
 {
     fr_status status = FR_OK;

@@ -203,6 +203,7 @@ FR_NOINLINE void CELL_NAME(_end)(const fr_call *call, CELL_NAME(_walker) * w)
 FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker) * w,
                                 const int walkers)
 {
+    const int in_turn = walkers > 1 && CELL_PHASES == 1; /* nobody waits for anybody amid a step */
     for (int i = 0; i < walkers; i++)
         CELL_NAME(_begin)(call, tid + i, &w[i]);
     for (int64_t s = 0; s < call->rows.T; s++) {
@@ -211,14 +212,14 @@ FR_INLINE void CELL_NAME(_walk)(const fr_call *call, int tid, CELL_NAME(_walker)
             if (s == w[i].s1)
                 CELL_NAME(_enter_chunk)(call, s, &w[i]);
             CELL_NAME(_enter_step)(call, s, &w[i]);
-            if (walkers > 1 && CELL_PHASES == 1) /* nobody waits for it */
+            if (in_turn)
                 CELL_NAME(_walk_panels)(call, 0, &w[i]);
         }
-        for (int phase = 0; phase < CELL_PHASES; phase++) {
+        for (int phase = 0; phase < CELL_PHASES && !in_turn; phase++) {
             const int panels = (int)(w->part.p1 - w->part.p0);
             if (walkers == 1 && w->a.steady && w->once) { /* a step may take 50 ns */
                 CELL_NAME(_forward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
-            } else if (walkers == 1 || CELL_PHASES > 1) {
+            } else {
                 for (int i = 0; i < walkers; i++)
                     CELL_NAME(_walk_panels)(call, phase, &w[i]);
             }
@@ -463,6 +464,7 @@ FR_INLINE void CELL_NAME(_walk_back)(const fr_call *call, int tid, CELL_NAME(_ba
                                      const int walkers)
 {
     const int64_t chunk = call->plan.chunk;
+    const int in_turn = walkers > 1 && CELL_PHASES == 1;
     for (int i = 0; i < walkers; i++)
         CELL_NAME(_begin_back)(call, tid + i, &w[i]);
     for (int64_t c = (call->rows.T + chunk - 1) / chunk - 1; c >= 0; c--) {
@@ -472,14 +474,14 @@ FR_INLINE void CELL_NAME(_walk_back)(const fr_call *call, int tid, CELL_NAME(_ba
             for (int j = 0; j < walkers; j++) {
                 const int i = s & 1 ? walkers - 1 - j : j;
                 CELL_NAME(_enter_step_back)(call, s, &w[i]);
-                if (walkers > 1 && CELL_PHASES == 1) /* nobody waits for it */
+                if (in_turn)
                     CELL_NAME(_walk_panels_back)(call, 0, &w[i]);
             }
-            for (int phase = 0; phase < CELL_PHASES; phase++) {
+            for (int phase = 0; phase < CELL_PHASES && !in_turn; phase++) {
                 const int panels = (int)(w->part.p1 - w->part.p0);
                 if (walkers == 1 && w->a.steady && w->once) {
                     CELL_NAME(_backward_tile)(call, &w->a, 0, 1, w->part.p0, panels, 0);
-                } else if (walkers == 1 || CELL_PHASES > 1) {
+                } else {
                     for (int i = 0; i < walkers; i++)
                         CELL_NAME(_walk_panels_back)(call, phase, &w[i]);
                 }
