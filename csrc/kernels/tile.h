@@ -106,6 +106,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
         }
     }
     for (; k + ku <= K; k += ku) {
+        FR_NOT_SEVERAL();
         FR_UNROLL
         for (int u = 0; u < ku; u++) {
             vr w[FR_NV];
@@ -203,6 +204,7 @@ FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int last_nv,
         last[1] = vsplat_h(0);
     }
     for (; k + ku <= K; k += ku) {
+        FR_NOT_SEVERAL();
         FR_UNROLL
         for (int u = 0; u < ku; u++) {
             const vr s = vsplat(a[k + u]);

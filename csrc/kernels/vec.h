@@ -66,6 +66,14 @@
 #ifndef FR_IN_REGISTER
 #define FR_IN_REGISTER(v) ((void)(v))
 #endif
+/* In a loop over k of plain scalars. gcc 12 makes vectors of several k, which it has to turn about again and
+ * again, and not of neighbouring sums, unless something stands between one k and the next: 2 to 2.8 times as
+ * fast with it. */
+#if FR_VBYTES == 0 && defined(__GNUC__)
+#define FR_NOT_SEVERAL() __asm__ volatile("")
+#else
+#define FR_NOT_SEVERAL() ((void)0)
+#endif
 #endif
 
 #define vr NAME(vr_)
