@@ -71,6 +71,10 @@ enum {
      * of 650 units had read 7 MB for every step of 20 rows, a fifth of inference and more. */
     FAR_FORWARD_BYTES = 10 << 20,
     FAR_FORWARD_ROWS = 240,
+    /* And from here on whoever reads weights first asks for them early: tile.h. The way back streams them
+     * packed in the other order, dG, and the gradients through the same cache. */
+    EARLY_BYTES = 10000000,
+    EARLY_BACKWARD_BYTES = EARLY_BYTES / 3,
     FOLLOWED_BYTES = 112 << 10, /* of a step's weights: from here on x W is better woven: weave.h */
     FEW_STEP = 14 /* weights of a unit that must be packed for each step before packing pays */
 };
@@ -222,6 +226,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
     const int stays_near = B > 1 || (double)row_bytes * (double)layer->hidden_size < L2_BYTES;
     if (threads > 1 && B > 0 && stays_near && !best.takes_over && at_once < 2 * least)
         best.together = alone < WAKING_CYCLES ? 1 : 2;
+    best.far = weight_bytes > (backward ? EARLY_BACKWARD_BYTES : EARLY_BYTES);
     return (costed_plan){best, least, alone};
 }
 

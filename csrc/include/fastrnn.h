@@ -382,6 +382,7 @@ typedef struct fr_plan {
     int offered;
     int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
                    * other thread sleeps */
+    int far; /* 1: weights come from the third level of cache or beyond it, and are asked for early */
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

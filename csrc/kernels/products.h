@@ -38,13 +38,15 @@ static void NAME(input_product)(const fr_call *call, real *out, const real *cons
         init[m] = bias;
     for (ptrdiff_t p = p0; p < p1; p++)
         for (ptrdiff_t g = 0; g < G; g++) {
-            const int width = NAME(tile_width)(call->layer.hidden_size - p * NR);
+            const ptrdiff_t columns = call->layer.hidden_size - p * NR;
+            const int width = NAME(tile_width)(columns),
+                      first = NAME(first_tile_width)(columns, call->plan.far);
             const real *b = W + (p * G + g) * I * NR;
             for (ptrdiff_t r = 0, h; r < n; r += h) {
                 h = NAME(tile_height)(n - r);
                 NAME(tile)
-                [width][h - 1](out + r * ld + g * Hp + p * NR, ld, init, g * Hp + p * NR, x + r, 0,
-                               I, b);
+                [r ? width : first][h - 1](out + r * ld + g * Hp + p * NR, ld, init,
+                                           g * Hp + p * NR, x + r, 0, I, b);
             }
         }
 }
@@ -258,15 +260,16 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
     }
     for (ptrdiff_t p = p0; p * NR < I; p++) {
         const ptrdiff_t width = I - p * NR;
-        const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p);
+        const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p),
+                  first = NAME(first_tile_width)(width, call->plan.far);
         for (ptrdiff_t r = 0, h; r < n; r += h) {
             h = NAME(tile_height)(n - r);
             for (ptrdiff_t m = r; m < r + h; m++) /* dx comes from far away, too */
                 NAME(fetch_columns)(dx[m] + p * NR, width);
             for (ptrdiff_t g = 0; g < G; g++) /* slot g < G is input gate g in every cell */
                 NAME(tile)
-            [tile_width][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
-                                Wb + (p * G + g) * H * NR);
+            [r ? tile_width : first][h - 1](pre, NR, g ? pre_row : init, 0, dg + r, g * Hp, H,
+                                            Wb + (p * G + g) * H * NR);
             for (ptrdiff_t m = 0; m < h; m++)
                 for (int v = 0; v < vectors; v++) {
                     real *to = dx[r + m] + p * NR + v * VL;

@@ -19,8 +19,9 @@ typedef struct NAME(row_arrays) {
     const real **dg_next; /* dG_{t+1} */
     real **dg;
     real **carry_h, **carry_c; /* what this step hands to the one before it */
-    int has_step;              /* 0: the rows of the initial state, which has no gates of its own */
-    int steady;                /* one row, and the next step's addresses follow from this one's */
+    int far;      /* its tile is the first of a step to read weights that come from far away */
+    int has_step; /* 0: the rows of the initial state, which has no gates of its own */
+    int steady;   /* one row, and the next step's addresses follow from this one's */
     /* A single row whose units are shared: this step's products of the units [own0, own1) of h or dG, made
      * while the others' were on their way, of the panels [early0, early1): share.h. NULL: all are still
      * to be made. */
@@ -66,6 +67,7 @@ static char *NAME(bind_rows)(const fr_call *call, int tid, NAME(row_arrays) * a)
     a->carry_h = NAME(take_pointers)(&room, B);
     a->carry_c = NAME(take_pointers)(&room, B);
     a->steady = 0;
+    a->far = 0;
     a->early = NULL;
     a->weave = NULL;
     return room;
@@ -562,7 +564,8 @@ FR_INLINE void NAME(recurrent_tile)(const fr_call *call, const NAME(row_arrays) 
         if (rows->early)
             NAME(add_early)(rows, pre, rows->early, p, w);
     } else {
-        NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](pre, NR, init, ioff, a, 0, H, R);
+        NAME(tile)
+        [NAME(first_tile_width)(H - p * NR, rows->far)][h - 1](pre, NR, init, ioff, a, 0, H, R);
     }
 }
 
@@ -676,7 +679,8 @@ FR_INLINE void NAME(transposed_tile)(const fr_call *call, const NAME(row_arrays)
         NAME(row_product)
         (a, out, init[0] + ioff, rows[0] + roff, H, Rb, cell->gates * H * NR, p, w, H - p * NR);
     } else {
-        NAME(tile)[NAME(tile_width)(H - p * NR)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
+        NAME(tile)
+        [NAME(first_tile_width)(H - p * NR, a->far)][h - 1](out, NR, init, ioff, rows, roff, H, Rb);
     }
 }
 

@@ -39,9 +39,18 @@
 
 /* Widths of a tile, in vectors: nv whole ones, and with `tail` half of one behind them, whose lanes the next k
  * shares. With 200 units and panels of 32 a last tile as wide as a whole vector would take 4% of all products
- * for nothing. */
-enum { NAME(full), NAME(half), NAME(quarter), NAME(three_quarters), NAME(tile_widths) };
+ * for nothing. full_far makes what full makes, but asks for b so many bytes ahead: what the second level of
+ * cache does not hold comes too late by itself. What it holds comes 1% later than without being asked for. */
+enum {
+    NAME(full),
+    NAME(half),
+    NAME(quarter),
+    NAME(three_quarters),
+    NAME(full_far),
+    NAME(tile_widths)
+};
 #define FR_HALVES (VH < VL && FR_NV == 2)
+enum { NAME(bytes_ahead) = 12 << 10 };
 
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
@@ -73,9 +82,10 @@ FR_NOINLINE void NAME(short_tile)(int mr, int nv, int tail, real *restrict out, 
 }
 
 FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const int ku,
-                               real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
-                               ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
-                               ptrdiff_t K, const real *restrict b)
+                               const int far, real *restrict out, ptrdiff_t ldo,
+                               const real *const *restrict init, ptrdiff_t ioff,
+                               const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
+                               const real *restrict b)
 {
     vr acc[8][FR_MR][FR_NV];
     vr last[4][FR_MR]; /* the accumulators of the tail, for pairs of k: ku is 2 or more there */
@@ -116,6 +126,9 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
                     FR_IN_REGISTER(w[v]);
             }
+            FR_UNROLL
+            for (int n = 0; far && n < NR; n += 64 / (int)sizeof(real))
+                FR_PREFETCH(b + (k + u) * NR + n + NAME(bytes_ahead) / (int)sizeof(real));
             FR_UNROLL
             for (int m = 0; m < mr; m++) {
                 const vr s = vsplat(row[m][k + u]);
@@ -275,57 +288,58 @@ static NAME(row_fn) *const NAME(row)[NAME(tile_widths) + 1][3] = {
 #undef FR_ROWS
 #undef FR_ROWS_OF
 
-#define FR_TILE(mr, nv, tail, suffix)                                                              \
+#define FR_TILE(mr, nv, tail, far, suffix)                                                         \
     FR_NOINLINE void NAME(tile_##mr##suffix)(                                                      \
         real *restrict out, ptrdiff_t ldo, const real *const *restrict init, ptrdiff_t ioff,       \
         const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K, const real *restrict b)        \
     {                                                                                              \
         NAME(tile_body)                                                                            \
-        (mr, nv, tail, tail ? FR_TAIL_KU(mr, nv) : FR_TILE_KU(mr, nv), out, ldo, init, ioff, a,    \
-         aoff, K, b);                                                                              \
+        (mr, nv, tail, tail ? FR_TAIL_KU(mr, nv) : FR_TILE_KU(mr, nv), far, out, ldo, init, ioff,  \
+         a, aoff, K, b);                                                                           \
     }
 
-#define FR_TILES(suffix, nv, tail)                                                                 \
-    FR_TILE(1, nv, tail, suffix)                                                                   \
-    FR_TILE(2, nv, tail, suffix)                                                                   \
-    FR_TILE(3, nv, tail, suffix)                                                                   \
-    FR_TILE(4, nv, tail, suffix)                                                                   \
-    FR_TILE(5, nv, tail, suffix) FR_TILE(6, nv, tail, suffix) FR_TILES_10(suffix, nv, tail)
+#define FR_TILES(suffix, nv, tail, far)                                                            \
+    FR_TILE(1, nv, tail, far, suffix)                                                              \
+    FR_TILE(2, nv, tail, far, suffix)                                                              \
+    FR_TILE(3, nv, tail, far, suffix)                                                              \
+    FR_TILE(4, nv, tail, far, suffix)                                                              \
+    FR_TILE(5, nv, tail, far, suffix)                                                              \
+    FR_TILE(6, nv, tail, far, suffix) FR_TILES_10(suffix, nv, tail, far)
 #define FR_TILES_TO_6(suffix)                                                                      \
     NAME(tile_1##suffix), NAME(tile_2##suffix), NAME(tile_3##suffix), NAME(tile_4##suffix),        \
         NAME(tile_5##suffix), NAME(tile_6##suffix)
 #if FR_MR == 10
-#define FR_TILES_10(suffix, nv, tail)                                                              \
-    FR_TILE(7, nv, tail, suffix)                                                                   \
-    FR_TILE(8, nv, tail, suffix)                                                                   \
-    FR_TILE(9, nv, tail, suffix)                                                                   \
-    FR_TILE(10, nv, tail, suffix)
+#define FR_TILES_10(suffix, nv, tail, far)                                                         \
+    FR_TILE(7, nv, tail, far, suffix)                                                              \
+    FR_TILE(8, nv, tail, far, suffix)                                                              \
+    FR_TILE(9, nv, tail, far, suffix)                                                              \
+    FR_TILE(10, nv, tail, far, suffix)
 #define FR_TILES_OF(suffix)                                                                        \
     {                                                                                              \
         FR_TILES_TO_6(suffix), NAME(tile_7##suffix), NAME(tile_8##suffix), NAME(tile_9##suffix),   \
             NAME(tile_10##suffix)                                                                  \
     }
 #else
-#define FR_TILES_10(suffix, nv, tail)
+#define FR_TILES_10(suffix, nv, tail, far)
 #define FR_TILES_OF(suffix)                                                                        \
     {                                                                                              \
         FR_TILES_TO_6(suffix)                                                                      \
     }
 #endif
-FR_TILES(_full, FR_NV, 0)
-FR_TILES(_half, FR_NV_HALF, 0)
+FR_TILES(_full, FR_NV, 0, 0)
+FR_TILES(_full_far, FR_NV, 0, 1)
+FR_TILES(_half, FR_NV_HALF, 0, 0)
 #if FR_HALVES
-FR_TILES(_quarter, 0, 1)
-FR_TILES(_three_quarters, 1, 1)
+FR_TILES(_quarter, 0, 1, 0)
+FR_TILES(_three_quarters, 1, 1, 0)
 #endif
 
 /* tile[width][rows - 1] */
 static NAME(tile_fn) *const NAME(tile)[NAME(tile_widths)][FR_MR] = {
-    [NAME(full)] = FR_TILES_OF(_full),
+    [NAME(full)] = FR_TILES_OF(_full),       [NAME(full_far)] = FR_TILES_OF(_full_far),
     [NAME(half)] = FR_TILES_OF(_half),
 #if FR_HALVES
-    [NAME(quarter)] = FR_TILES_OF(_quarter),
-    [NAME(three_quarters)] = FR_TILES_OF(_three_quarters),
+    [NAME(quarter)] = FR_TILES_OF(_quarter), [NAME(three_quarters)] = FR_TILES_OF(_three_quarters),
 #endif
 };
 #undef FR_TILE
@@ -351,6 +365,13 @@ FR_INLINE int NAME(tile_width)(ptrdiff_t width)
         return NAME(three_quarters);
 #endif
     return NAME(half_panel)(width) ? NAME(half) : NAME(full);
+}
+
+/* The same, where weights come from far away and this tile is the first to read them. */
+FR_INLINE int NAME(first_tile_width)(ptrdiff_t width, int far)
+{
+    const int first = NAME(tile_width)(width);
+    return far && first == NAME(full) ? NAME(full_far) : first;
 }
 
 /* Of the gates of one panel, all as wide as it is: the index into `row`. */

@@ -160,6 +160,7 @@ FR_NOINLINE void CELL_NAME(_walk_panels)(const fr_call *call, int phase, CELL_NA
     for (ptrdiff_t p, wide; (wide = NAME(next_panels)(&walk, &p));)
         for (ptrdiff_t q = 0, h; q < w->n; q += h) {
             h = NAME(tile_height)(w->n - q);
+            a->far = call->plan.far && q == 0;
             CELL_NAME(_forward_tile)(call, a, q, (int)h, p, (int)wide, phase);
         }
 }
@@ -393,6 +394,7 @@ FR_NOINLINE void CELL_NAME(_walk_panels_back)(const fr_call *call, int phase,
     for (ptrdiff_t p, wide; (wide = NAME(next_panels)(&walk, &p));)
         for (ptrdiff_t q = 0, h; q < w->n; q += h) {
             h = NAME(tile_height)(w->n - q);
+            w->a.far = call->plan.far && q == 0;
             CELL_NAME(_backward_tile)(call, &w->a, q, (int)h, p, (int)wide, phase);
         }
 }

@@ -149,7 +149,7 @@ static void a_layer_is_walked_the_way_that_is_faster(int offered)
     void *packed = guarded(fr_packed_bytes(&layer, FR_USE_DENSE));
     const fr_weights weights = {w_ih, w_hh, NULL, NULL};
     CHECK(fr_pack(&layer, FR_USE_DENSE, packed, &weights) == FR_OK, "pack");
-    forced_plan = (fr_plan){2, 2, 1, T, 0, 0, offered, 0};
+    forced_plan = (fr_plan){2, 2, 1, T, 0, 0, offered, 0, 0};
     void *scratch = guarded(fr_forward_scratch_bytes(&layer, &seq, 0));
 
     fr_call call = call_of(&layer, T, B);

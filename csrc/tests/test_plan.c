@@ -37,8 +37,8 @@ static void for_many_sizes(plan_fn *check)
 static int is_same(const fr_plan *a, const fr_plan *b)
 {
     return a->threads == b->threads && a->rows == b->rows && a->units == b->units &&
-           a->chunk == b->chunk && a->takes_over == b->takes_over && a->ahead == b->ahead &&
-           a->offered == b->offered && a->together == b->together;
+           a->chunk == b->chunk && a->far == b->far && a->takes_over == b->takes_over &&
+           a->ahead == b->ahead && a->offered == b->offered && a->together == b->together;
 }
 
 static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
@@ -113,6 +113,27 @@ static void threads_take_over_panels_where_a_step_is_long(void)
         CHECK(!one_row.takes_over, "%d threads, a single row", threads);
         CHECK(!back.takes_over, "%d threads, backward", threads);
     }
+}
+
+/* Of what the third level of cache keeps for us alone, too, asking early would cost 1%. */
+static void weights_are_asked_for_early_where_they_come_from_far_away(void)
+{
+    const struct {
+        fr_layer layer;
+        int forward, backward;
+    } cases[] = {{{FR_LSTM, FR_F32, 650, 650}, 1, 1},     {{FR_LSTM, FR_F64, 650, 650}, 1, 1},
+                 {{FR_LSTM, FR_F32, 512, 512}, 0, 1},     {{FR_GRU, FR_F32, 1024, 1024}, 1, 1},
+                 {{FR_RNN_TANH, FR_F32, 650, 650}, 0, 1}, {{FR_LSTM, FR_F32, 256, 256}, 0, 0},
+                 {{FR_LSTM, FR_F64, 400, 400}, 1, 1},     {{FR_RNN_TANH, FR_F32, 512, 512}, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            CHECK(shipped_make_plan(&cases[i].layer, 35, 20, threads, 32, FR_PASS_FORWARD).far ==
+                      cases[i].forward,
+                  "case %d forward", (int)i);
+            CHECK(shipped_make_plan(&cases[i].layer, 35, 20, threads, 32, FR_PASS_BACKWARD).far ==
+                      cases[i].backward,
+                  "case %d backward", (int)i);
+        }
 }
 
 /* A service's threads sleep between two calls: of a short one, they go on sleeping. */
@@ -236,7 +257,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0};
+    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -290,7 +311,7 @@ static void ragged_rows_are_dealt_out_to_and_fro(void)
     for (int j = 0; j < B; j++)
         lengths[j] = 100 - 3 * j;
     for (int rows = 2; rows <= 5; rows++) {
-        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0};
+        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0, 0};
         int64_t least = 100 * B, most = 0, all = 0;
         const int64_t n = B / rows / 2 * rows * 2; /* as many times to as fro */
         const fr_rows of = {.T = 100, .B = n, .len = lengths};
@@ -312,6 +333,7 @@ int main(void)
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
     RUN(a_plan_is_never_that_of_other_sizes);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
+    RUN(weights_are_asked_for_early_where_they_come_from_far_away);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
     RUN(long_calls_of_short_steps_are_timed);

@@ -84,12 +84,12 @@ static const struct {
 /* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence; panels
  * dealt out or taken; x W made ahead. */
 static const fr_plan plans[] = {
-    {1, 1, 1, 99, 0, 0, 0, 0}, {1, 1, 1, 2, 0, 0, 0, 0},  {2, 2, 1, 1, 0, 0, 0, 0},
-    {2, 1, 2, 3, 0, 0, 0, 0},  {3, 1, 3, 2, 0, 0, 0, 0},  {3, 3, 1, 4, 0, 0, 0, 0},
-    {4, 2, 2, 2, 0, 0, 0, 0},  {2, 1, 2, 1, 1, 0, 0, 0},  {2, 1, 2, 3, 1, 0, 0, 0},
-    {3, 1, 3, 2, 1, 0, 0, 0},  {4, 2, 2, 2, 1, 0, 0, 0},  {2, 1, 1, 3, 0, 1, 0, 0},
-    {2, 1, 1, 99, 0, 1, 0, 0}, {2, 1, 1, 1, 0, 1, 0, 0},  {2, 1, 2, 99, 0, 0, 0, 0},
-    {2, 1, 2, 20, 0, 0, 0, 0}, {3, 1, 3, 99, 0, 0, 0, 0}, {4, 1, 4, 99, 0, 0, 0, 0},
+    {1, 1, 1, 99, 0, 0, 0, 0, 0}, {1, 1, 1, 2, 0, 0, 0, 0, 0},  {2, 2, 1, 1, 0, 0, 0, 0, 0},
+    {2, 1, 2, 3, 0, 0, 0, 0, 0},  {3, 1, 3, 2, 0, 0, 0, 0, 0},  {3, 3, 1, 4, 0, 0, 0, 0, 0},
+    {4, 2, 2, 2, 0, 0, 0, 0, 0},  {2, 1, 2, 1, 1, 0, 0, 0, 0},  {2, 1, 2, 3, 1, 0, 0, 0, 0},
+    {3, 1, 3, 2, 1, 0, 0, 0, 0},  {4, 2, 2, 2, 1, 0, 0, 0, 0},  {2, 1, 1, 3, 0, 1, 0, 0, 0},
+    {2, 1, 1, 99, 0, 1, 0, 0, 0}, {2, 1, 1, 1, 0, 1, 0, 0, 0},  {2, 1, 2, 99, 0, 0, 0, 0, 0},
+    {2, 1, 2, 20, 0, 0, 0, 0, 0}, {3, 1, 3, 99, 0, 0, 0, 0, 0}, {4, 1, 4, 99, 0, 0, 0, 0, 0},
 };
 
 #define COUNT(list) (int)(sizeof(list) / sizeof *(list))
@@ -173,7 +173,7 @@ static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
             answer want = new_answer(p);
             scalar_solve(p, &want);
             for (int threads = 1; threads <= 2; threads++) {
-                forced_plan = (fr_plan){threads, 1, threads, 27, 0, 0, 0, 0};
+                forced_plan = (fr_plan){threads, 1, threads, 27, 0, 0, 0, 0, 0};
                 compare(p, cell & 1 ? FR_F32 : FR_F64, &want, "27 * 13 rows");
             }
             free_answer(&want);
@@ -196,7 +196,7 @@ static void a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_hol
                 for (size_t l1 = 16 << 10; l1 <= 64 << 10; l1 += 16 << 10) {
                     char text[40];
                     snprintf(text, sizeof text, "%d KB", (int)(l1 >> 10));
-                    forced_plan = (fr_plan){units, 1, units, 4, 0, 0, 0, 0};
+                    forced_plan = (fr_plan){units, 1, units, 4, 0, 0, 0, 0, 0};
                     forced_l1_bytes = l1;
                     compare(p, FR_F32, &want, text);
                 }
@@ -214,7 +214,7 @@ static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
         for (int options = 0; options <= RAGGED; options += RAGGED) {
             problem *p = new_problem((fr_cell)cell, 9, 7, 5, 130, options);
             answer dealt = new_answer(p), taken = new_answer(p);
-            forced_plan = (fr_plan){4, 1, 4, 2, 0, 0, 0, 0};
+            forced_plan = (fr_plan){4, 1, 4, 2, 0, 0, 0, 0, 0};
             CHECK(engine_solve(p, FR_F32, &dealt) == FR_OK, "dealt out");
             forced_plan.takes_over = 1;
             CHECK(engine_solve(p, FR_F32, &taken) == FR_OK, "taken");
@@ -223,6 +223,28 @@ static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
                           !memcmp(dealt.of[i], taken.of[i], dealt.count[i] * sizeof(double)),
                       "%s: %s differs", cell_names[cell], answer_names[i]);
             free_answer(&dealt), free_answer(&taken);
+            free_problem(p);
+        }
+    forced_plan.rows = 0;
+}
+
+static void weights_asked_for_early_give_the_same_numbers_bit_for_bit(void)
+{
+    const fr_plan plans[] = {
+        {1, 1, 1, 3, 0, 0, 0, 0, 0}, {2, 2, 1, 3, 0, 0, 0, 0, 0}, {2, 1, 2, 3, 1, 0, 0, 0, 0}};
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (int64_t B = 1; B <= 26; B += 5) {
+            problem *p = new_problem((fr_cell)cell, 5, B, 70, 90, B == 16 ? RAGGED : 0);
+            answer near = new_answer(p), far = new_answer(p);
+            forced_plan = plans[(cell + B) % 3];
+            CHECK(engine_solve(p, FR_F32, &near) == FR_OK, "near");
+            forced_plan.far = 1;
+            CHECK(engine_solve(p, FR_F32, &far) == FR_OK, "far");
+            for (int i = 0; i < ANSWERS; i++)
+                CHECK(!near.count[i] ||
+                          !memcmp(near.of[i], far.of[i], near.count[i] * sizeof(double)),
+                      "%s, B %d: %s differs", cell_names[cell], (int)B, answer_names[i]);
+            free_answer(&near), free_answer(&far);
             free_problem(p);
         }
     forced_plan.rows = 0;
@@ -254,6 +276,7 @@ int main(void)
     RUN_ON_EVERY_ISA(a_chunk_of_many_rows_agrees_with_the_scalar_reference);
     RUN_ON_EVERY_ISA(a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_holds);
     RUN_ON_EVERY_ISA(a_panel_is_the_same_bit_for_bit_whoever_computes_it);
+    RUN_ON_EVERY_ISA(weights_asked_for_early_give_the_same_numbers_bit_for_bit);
     RUN_ON_EVERY_ISA(a_split_by_the_engine_agrees_with_the_scalar_reference);
     return summary();
 }
