@@ -346,7 +346,7 @@ static void a_layer_that_follows_gives_what_a_call_of_its_own_gives(void)
                     stack one_by_one = new_stack((fr_cell)cell, dtype, wishes[i], training);
                     stack two = new_stack((fr_cell)cell, dtype, wishes[i], training);
                     forced_plan =
-                        (fr_plan){1, 1, 1, together ? 99 : FR_FOLLOWED_STEPS, 0, 0, 0, together};
+                        (fr_plan){1, 1, 1, together ? 99 : FR_FOLLOWED_STEPS, 0, 0, 0, together, 0};
                     CHECK(walk_two(&two, wishes[i], training) == FR_OK, "together %d", together);
                     forced_plan = (fr_plan){1, 1, 1, FR_FOLLOWED_STEPS, 0, 0, 0, 0, 0};
                     walk_one_by_one(&one_by_one, wishes[i], training);
