@@ -39,7 +39,7 @@
 
 /* Widths of a tile, in vectors: nv whole ones, and with `tail` half of one behind them, whose lanes the next k
  * shares. With 200 units and panels of 32 a last tile as wide as a whole vector would take 4% of all products
- * for nothing. full_far makes what full makes, but asks for b so many bytes ahead: what the second level of
+ * for nothing. full_far makes what full makes, but asks for b by bytes_ahead early: what the second level of
  * cache does not hold comes too late by itself. What it holds comes 1% later than without being asked for. */
 enum {
     NAME(full),

@@ -420,7 +420,8 @@ cdef class Engine:
     def plan(self, int64_t T, int64_t B, bint backward=False):
         """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered (nobody
         is woken for one call), timed (one thread makes it alone where that turns out to be faster) and
-        far (weights are asked for early); whether it is brief; and whether both directions, or two layers, have a thread each (together)."""
+        far (weights are asked for early); whether it is brief; and whether both directions, or two layers,
+        have a thread each (together)."""
         cdef fr_plan p
         cdef fr_seq seq
         cdef fr_layer layers[2]
