@@ -133,7 +133,9 @@ def main():
         return
     if options.drawn:
         options.shape = drawn(options.drawn, options.seed)
-    todo = cases(options.grid, options.cells, options.modes, options.shape, options.variants)
+    todo = cases(
+        options.grid, options.cells, options.modes, options.shape or SHAPES, options.variants
+    )
     known = {str(case): case for case in todo}
     texts = options.match.lower().split("|")
     todo = [case for case in todo if any(text in str(case).lower() for text in texts)]
@@ -497,7 +499,7 @@ def arguments():
     add = parser.add_argument
     add("--peers", type=names_of(peers), default=peers, help=f"of {','.join(peers)}; default: all")
     add("--grid", choices=("small", "large", "all"), default="all", help="which shapes (all)")
-    add("--shape", type=one_shape, nargs="+", default=SHAPES, metavar="T,B,I,H", help="your own")
+    add("--shape", type=one_shape, nargs="+", action="extend", metavar="T,B,I,H", help="your own")
     add("--drawn", type=int, metavar="COUNT", help="so many shapes drawn from the grid's range")
     add("--seed", type=int, default=0, help="of --drawn (0)")
     add("--cells", type=names_of(tuple(GATES)), default=tuple(GATES), help="of rnn,lstm,gru")

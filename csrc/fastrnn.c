@@ -294,7 +294,7 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
     const int64_t columns = layer->hidden_size + (tokens ? 0 : layer->input_size);
     /* In double: sizes that no memory holds are asked about, too. */
     const double rows = (double)call->rows.B * (double)call->rows.T;
-    if (call->plan.rows < 2 || rows < 1.25 * (double)columns)
+    if (call->plan.rows < 2 || call->plan.evenly || rows < 1.25 * (double)columns)
         return 0;
     size_t weights, table, bytes;
     if (!multiply(&weights, G * H, I + H + 2) ||

@@ -8,6 +8,9 @@
  *   ahead  of a single row, one thread makes x W while another walks the steps, and makes some, too, if
  *          that takes longer; who is late or has no core costs little
  *
+ * Three rows are two and one. Where that costs more than meeting once a chunk, what is summed over time (x W,
+ * gradients) is shared out evenly all the same.
+ *
  * Two directions of a layer, or two layers of a stack, either do one after the other what is best for each,
  * or have a thread each; a layer then follows the one below by a few steps.
  *
@@ -60,6 +63,9 @@ enum {
     FAR_MEETING_CYCLES = 2000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
     UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
+    /* Parts add up gradients on their own unless the largest has so many percent more rows than the mean; of
+     * one gate, whose dG is soon added up, twice as many. */
+    UNEVEN_SUMS_PERCENT = 4,
     XW_BYTES = 192 << 10, /* a thread's part of a chunk of xw stays in its second-level cache */
     BACKWARD_ROWS = 256,  /* rows of dG that make a product over a chunk worth its packing */
     /* Every chunk reads and writes all weight gradients. Where they are this many bytes, they come
@@ -116,6 +122,13 @@ typedef struct costed_plan {
     double cycles, alone;
 } costed_plan;
 
+/* Steps of B rows that have at least so many, of all there are. */
+static int64_t chunk_of(int64_t rows, int64_t B, int64_t steps)
+{
+    const int64_t chunk = B > 0 ? (rows + B - 1) / B : 1;
+    return chunk < steps ? chunk : steps;
+}
+
 static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
                                  int panel, fr_pass pass)
 {
@@ -147,13 +160,12 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
         want = FAR_FORWARD_ROWS;
     if (!backward && B == 1 && want < 2 * FR_WEAVE_STEPS) /* two groups in turn: kernels/weave.h */
         want = 2 * FR_WEAVE_STEPS;
-    best.chunk = B > 0 ? (want + B - 1) / B : 1;
-    if (best.chunk > steps)
-        best.chunk = steps;
+    best.chunk = chunk_of(want, B, steps);
     /* The weights that products over time read, and the gradients they add to, once a chunk. */
     const double read = (double)row_bytes * (double)layer->input_size,
                  moved = read + (backward ? 2 * weight_bytes : 0);
     const double far = moved / (weight_bytes <= L2_BYTES ? 24 : 10) / (double)best.chunk;
+    const double products = batched;
     if (batched < far)
         batched = far;
 
@@ -161,14 +173,27 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
         for (int units = 1; rows * units <= threads && units <= P; units++) {
             const int n = rows * units;
             const double panels = most_panels(layer->hidden_size, units, panel);
-            const double step = step_cycles(cell, (B + rows - 1) / rows, panels, layer->hidden_size,
-                                            panel, real_bytes);
+            const int64_t part_rows = (B + rows - 1) / rows;
+            const double step =
+                step_cycles(cell, part_rows, panels, layer->hidden_size, panel, real_bytes);
             const int large = !backward && B / rows > 1 && step >= TAKE_OVER_CYCLES;
             /* Forward makes x W panel by panel, whoever will read them. */
-            double cycles =
-                step +
-                batched / rows *
-                    (backward ? 1.0 / units : panels / most_panels(layer->hidden_size, 1, panel));
+            const double share =
+                backward ? 1.0 / units : panels / most_panels(layer->hidden_size, 1, panel);
+            double cycles = step + batched / rows * share;
+            /* What the largest part has more of all rows than each of equal parts would have. */
+            const double surplus = B % rows ? (double)part_rows / (double)B - 1.0 / rows : 0;
+            int evenly = 0;
+            if (surplus > 0 && backward) {
+                evenly = surplus * rows * 100 > UNEVEN_SUMS_PERCENT * (cell->gates > 1 ? 1 : 2);
+            } else if (surplus > 0 && pass == FR_PASS_FORWARD) {
+                const double waits = products * share * surplus;
+                const double meets = 2.0 * BARRIER_CYCLES / (double)chunk_of(want * rows, B, steps);
+                const double lines = surplus * (double)B * (double)row_bytes / 64;
+                const double costs = meets + lines * CROSSING_CYCLES;
+                evenly = waits > 2 * costs; /* a core may multiply twice as fast as counted here */
+                cycles += evenly ? costs : waits;
+            }
             if (units > 1)
                 cycles +=
                     B == 1 && cell->phases == 1 ? EARLY_CYCLES : BARRIER_CYCLES * cell->phases;
@@ -187,15 +212,13 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
                 best.rows = rows;
                 best.units = units;
                 best.takes_over = units > 1 && large;
+                best.evenly = evenly;
             }
         }
     /* Each has its rows of xw; the fewer chunks, the less often the input weights are read. (Ranked above as
      * one thread's chunks: enough to rank.) */
-    if (!backward && best.rows > 1) {
-        best.chunk = (want * best.rows + B - 1) / B;
-        if (best.chunk > steps)
-            best.chunk = steps;
-    }
+    if (!backward && best.rows > 1)
+        best.chunk = chunk_of(want * best.rows, B, steps);
     if (best.threads > 1 && best.threads <= FR_MOST_ALONE && !best.takes_over) {
         if (alone - least < WAKING_CYCLES)
             best.offered = 1;
@@ -214,8 +237,12 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
                               FIRST_ROWS * batched + TEAM_CYCLES + chunks * BARRIER_CYCLES;
         if (cycles < least) {
             least = cycles;
-            best = (fr_plan){
-                .threads = 2, .rows = 1, .units = 1, .chunk = best.chunk, .ahead = 1, .offered = 1};
+            best = (fr_plan){.threads = 2,
+                             .rows = 1,
+                             .units = 1,
+                             .chunk = best.chunk,
+                             .ahead = batched > walk ? 2 : 1,
+                             .offered = 1};
         }
     }
     /* Directions that have a thread each wait for nobody; all gradients of one are then its thread's. Of

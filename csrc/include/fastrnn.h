@@ -375,7 +375,8 @@ typedef struct fr_plan {
     int rows, units; /* parts of the batch; parts of the hidden units */
     int64_t chunk;   /* time steps whose batched products are done together */
     int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
-    int ahead;      /* 1: a second thread makes x W of steps to come while the first walks them */
+    int ahead; /* 1: a second thread makes x W of steps to come while the first walks them; 2: which takes longer,
+                * so the first helps when it would have to wait */
     /* 1: threads that sleep are not woken for one call; the caller's does all, with the same numbers, and
      * also where that turns out to be faster. 2: they are woken, but one thread makes it all where that turns
      * out to be faster. A forward call with a reserve that is 1 by itself goes by what its backward is. */
@@ -383,6 +384,9 @@ typedef struct fr_plan {
     int together; /* 1: the directions of a bidirectional layer are walked at the same time; 2: even if the
                    * other thread sleeps */
     int far; /* 1: weights come from the third level of cache or beyond it, and are asked for early */
+    /* 1: parts of the batch that are not equally large share out x W, or all gradients that are sums over
+     * time, evenly, whose rows they are */
+    int evenly;
 } fr_plan;
 fr_status fr_plan_describe(fr_plan *plan, const fr_layer *layer, const fr_seq *seq, int backward);
 

@@ -65,6 +65,37 @@ static ptrdiff_t NAME(x_rows)(const fr_call *call, const fr_part *part, int64_t 
     return n;
 }
 
+/* x W of the steps [s0, s1) where parts of the batch are not equally large. Three rows are two and one: two
+ * rows' steps take hardly longer than one's, but their x W takes twice as long. So all rows, part after part,
+ * are cut into as many equal shares, and a thread makes its share, whoever will read it. Where a share begins
+ * follows from the sizes: who walks for all makes each part's pieces of the shares, and the same numbers. */
+FR_NOINLINE void NAME(input_product_evenly)(const fr_call *call, const fr_part *mine, int tid,
+                                            int64_t s0, int64_t s1, const real **x)
+{
+    const int units = call->plan.units, parts = call->plan.rows, me = tid / units;
+    const int first_share = call->alone ? 0 : me, end_share = call->alone ? parts : me + 1;
+    const ptrdiff_t all = fr_row(&call->rows, s1, 0) - fr_row(&call->rows, s0, 0);
+    ptrdiff_t before = 0, n;
+    for (int r = 0; r < parts; r++, before += n) {
+        const fr_part part =
+            fr_plan_part(&call->plan, &call->rows, call->Hp / NR, r * units + tid % units);
+        real *const xw = (real *)call->xw + call->plan.chunk * part.rows_before * call->xw_row;
+        n = NAME(rows_in_chunk)(call, &part, s0, s1);
+        if (call->alone && r != me)
+            continue;
+        for (int share = first_share; share < end_share; share++) {
+            ptrdiff_t from = all * share / parts - before, to = all * (share + 1) / parts - before;
+            from = from < 0 ? 0 : from;
+            to = to > n ? n : to;
+            if (from >= to)
+                continue;
+            NAME(x_rows)(call, &part, s0, s1, x);
+            NAME(input_product)
+            (call, xw + from * call->xw_row, x + from, to - from, mine->p0, mine->p1);
+        }
+    }
+}
+
 /* ---- products made on the way: weave.h ---- */
 
 /* The whole panels of a part. A narrow one, the last of a layer, would take as long as a whole one. */
@@ -199,16 +230,28 @@ static void NAME(work_ahead)(const fr_call *call, const real **x)
     }
 }
 
-/* Thread 0 comes to tile i of a chunk of n rows, number `number` of all. What the other thread has made is
- * fetched from its cache, if it can be a tile early; not while it is being written. Rows below *fetched
- * have been. */
+/* Thread 0 comes to tile i of a chunk of n rows, number `number` of all. Where x W takes longer than the
+ * steps, it makes a later tile while this one is being made: those, from this one on, are the bits of *made.
+ * What the other thread has made is fetched from its cache, if it can be a tile early; not while it is being
+ * written. Rows below *fetched have been. */
 static void NAME(need_tile)(const fr_call *call, const real *const *x, ptrdiff_t n, ptrdiff_t i,
-                            int64_t number, ptrdiff_t *fetched)
+                            int64_t number, ptrdiff_t *fetched, uint64_t *made)
 {
+    const int mine = *made & 1;
+    *made >>= 1;
+    if (mine)
+        return;
     if (fr_take(&call->ahead[0], number)) {
         NAME(make_tile)(call, x, n, i);
         return;
     }
+    if (call->plan.ahead > 1 && !fr_has_come(&call->ahead[1], number + 1))
+        for (int k = 1; k <= 64 && NAME(row_of_tile)(n, i + k) < n; k++)
+            if (fr_take(&call->ahead[0], number + k)) {
+                NAME(make_tile)(call, x, n, i + k);
+                *made |= (uint64_t)1 << (k - 1);
+                break;
+            }
     fr_wait(&call->ahead[1], number + 1);
     const ptrdiff_t first = NAME(row_of_tile)(n, i), from = *fetched > first ? *fetched : first;
     *fetched = NAME(row_of_tile)(n, i + 1 + fr_has_come(&call->ahead[1], number + 2));

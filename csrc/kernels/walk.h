@@ -47,6 +47,7 @@ typedef struct CELL_NAME(_walker) {
     /* x W made ahead: of this chunk, and in chunks that are done */
     ptrdiff_t tile, fetched;
     int64_t tiles;
+    uint64_t made; /* of this tile and later ones, those that this thread has made */
     unsigned round;
     ptrdiff_t n; /* rows of this step */
     int weaves;
@@ -96,6 +97,7 @@ FR_NOINLINE void CELL_NAME(_enter_chunk)(const fr_call *call, int64_t s, CELL_NA
     w->s0 = s;
     w->s1 = rows->T - s < w->chunk ? rows->T : s + w->chunk;
     w->used = w->xw_rows = w->tile = w->fetched = 0;
+    w->made = 0;
     w->xw0 = w->xw + odd * FR_WEAVE_STEPS * call->xw_row;
     if (w->weaves)
         NAME(weave_xw)
@@ -111,6 +113,12 @@ FR_NOINLINE void CELL_NAME(_enter_chunk)(const fr_call *call, int64_t s, CELL_NA
         NAME(input_product_blas)
         (call, w->xw0, w->x, w->xw_rows, w->part.p0, w->part.p1,
          (real *)(call->work + w->tid * call->work_stride));
+    } else if (call->plan.evenly) {
+        if (s > 0 && !call->alone) /* nobody reads the chunk before any more */
+            fr_meet(call->everybody, call->plan.threads, w->tid);
+        NAME(input_product_evenly)(call, &w->part, w->tid, w->s0, w->s1, w->x);
+        if (!call->alone)
+            fr_meet(call->everybody, call->plan.threads, w->tid);
     } else {
         NAME(panel_walk)
         walk = NAME(begin_panels)(call, &w->part, w->tid, &w->a, w->xw_rows, 0,
@@ -134,9 +142,10 @@ FR_INLINE void CELL_NAME(_enter_step)(const fr_call *call, int64_t s, CELL_NAME(
         w->n = NAME(forward_rows)(call, &w->part, s, xw, a);
     }
     w->used += w->n;
-    if (call->plan.ahead)
-        for (; NAME(row_of_tile)(w->xw_rows, w->tile) < w->used; w->tile++)
-            NAME(need_tile)(call, w->x, w->xw_rows, w->tile, w->tiles + w->tile, &w->fetched);
+    for (; call->plan.ahead && NAME(row_of_tile)(w->xw_rows, w->tile) < w->used; w->tile++) {
+        const int64_t number = w->tiles + w->tile;
+        NAME(need_tile)(call, w->x, w->xw_rows, w->tile, number, &w->fetched, &w->made);
+    }
     a->early = NULL;
     if (w->with.places) {
         if (s > 0 && a->hprev[0] != (const real *)call->zeros)

@@ -36,7 +36,7 @@ fr_plan fr_make_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, i
     plan.chunk = at_most(plan.chunk, T);
     if (pass != FR_PASS_FORWARD || plan.rows * plan.units > 1)
         plan.ahead = 0;
-    plan.threads = plan.rows * plan.units + plan.ahead;
+    plan.threads = plan.rows * plan.units + (plan.ahead > 0);
     if (threads == 1) /* a direction by itself */
         plan.together = 0;
     return plan;

@@ -18,8 +18,9 @@ static const struct {
     {"tokens", TOKENS | NO_DX},
 };
 
-static const fr_plan plans[] = {
-    {1, 1, 1, 99, 0, 0, 0, 0, 0}, {2, 2, 1, 2, 0, 0, 0, 0, 0}, {2, 1, 2, 1, 1, 0, 0, 0, 0}};
+static const fr_plan plans[] = {{1, 1, 1, 99, 0, 0, 0, 0, 0, 0},
+                                {2, 2, 1, 2, 0, 0, 0, 0, 0, 0},
+                                {2, 1, 2, 1, 1, 0, 0, 0, 0, 0}};
 
 enum { T = 4, B = 3, I = 2, H = 5 };
 

@@ -37,8 +37,9 @@ static void for_many_sizes(plan_fn *check)
 static int is_same(const fr_plan *a, const fr_plan *b)
 {
     return a->threads == b->threads && a->rows == b->rows && a->units == b->units &&
-           a->chunk == b->chunk && a->far == b->far && a->takes_over == b->takes_over &&
-           a->ahead == b->ahead && a->offered == b->offered && a->together == b->together;
+           a->chunk == b->chunk && a->far == b->far && a->evenly == b->evenly &&
+           a->takes_over == b->takes_over && a->ahead == b->ahead && a->offered == b->offered &&
+           a->together == b->together;
 }
 
 static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads, int panel,
@@ -48,7 +49,7 @@ static void check_plan(const fr_layer *layer, int64_t T, int64_t B, int threads,
     const fr_plan plan = shipped_make_plan(layer, T, B, threads, panel, pass);
     const fr_plan again = shipped_make_plan(layer, T, B, threads, panel, pass);
     CHECK(plan.rows >= 1 && plan.units >= 1 &&
-              plan.threads == plan.rows * plan.units + plan.ahead && plan.threads <= threads,
+              plan.threads == plan.rows * plan.units + (plan.ahead > 0) && plan.threads <= threads,
           "%d x %d = %d of %d threads", plan.rows, plan.units, plan.threads, threads);
     CHECK(plan.ahead == 0 || (pass == FR_PASS_FORWARD && plan.threads == 2),
           "ahead in pass %d with %d threads", (int)pass, plan.threads);
@@ -136,6 +137,25 @@ static void weights_are_asked_for_early_where_they_come_from_far_away(void)
         }
 }
 
+/* Of three rows one thread has two, but its x W, and the sums of its gradients, need not take twice as long. */
+static void uneven_parts_share_out_what_is_summed_over_time(void)
+{
+    const fr_layer wide = {FR_LSTM, FR_F32, 649, 56}, narrow = {FR_LSTM, FR_F32, 2, 56};
+    for (int64_t B = 3; B <= 11; B++)
+        for (int threads = 1; threads <= 3; threads++) {
+            const fr_plan there = shipped_make_plan(&wide, 22, B, threads, 32, FR_PASS_FORWARD);
+            const fr_plan little = shipped_make_plan(&narrow, 22, B, threads, 32, FR_PASS_FORWARD);
+            const fr_plan tokens = shipped_make_plan(&wide, 22, B, threads, 32, FR_PASS_STEPS);
+            const fr_plan back = shipped_make_plan(&wide, 22, B, threads, 32, FR_PASS_BACKWARD);
+            CHECK(there.evenly == (B % there.rows > 0), "B %d on %d", (int)B, there.rows);
+            CHECK(back.evenly == (B % back.rows > 0), "B %d on %d, back", (int)B, back.rows);
+            CHECK(!little.evenly, "B %d: to meet would take longer", (int)B);
+            CHECK(!tokens.evenly, "B %d: no x W", (int)B);
+        }
+    const fr_plan nearly = shipped_make_plan(&wide, 22, 65, 2, 32, FR_PASS_BACKWARD);
+    CHECK(nearly.rows == 2 && !nearly.evenly, "33 and 32 rows add up on their own");
+}
+
 /* A service's threads sleep between two calls: of a short one, they go on sleeping. */
 static void short_calls_wake_nobody(void)
 {
@@ -176,8 +196,8 @@ static void a_thread_works_ahead_of_a_single_row(void)
     const fr_plan brief = shipped_make_plan(&small, 5, 1, 4, 32, FR_PASS_FORWARD);
     const fr_plan tokens = shipped_make_plan(&small, 50, 1, 4, 32, FR_PASS_STEPS);
     CHECK(!one.ahead, "one thread");
-    CHECK(two.ahead && two.threads == 2, "50 steps: %d threads", two.threads);
-    CHECK(inputs.ahead, "x W longest");
+    CHECK(two.ahead == 1 && two.threads == 2, "50 steps: %d threads", two.threads);
+    CHECK(inputs.ahead == 2, "x W longest");
     CHECK(!brief.ahead, "5 steps");
     CHECK(!tokens.ahead, "tokens");
 }
@@ -257,7 +277,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0, 0};
+    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0, 0, 0};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -311,7 +331,7 @@ static void ragged_rows_are_dealt_out_to_and_fro(void)
     for (int j = 0; j < B; j++)
         lengths[j] = 100 - 3 * j;
     for (int rows = 2; rows <= 5; rows++) {
-        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0, 0};
+        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0, 0, 0};
         int64_t least = 100 * B, most = 0, all = 0;
         const int64_t n = B / rows / 2 * rows * 2; /* as many times to as fro */
         const fr_rows of = {.T = 100, .B = n, .len = lengths};
@@ -334,6 +354,7 @@ int main(void)
     RUN(a_plan_is_never_that_of_other_sizes);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(weights_are_asked_for_early_where_they_come_from_far_away);
+    RUN(uneven_parts_share_out_what_is_summed_over_time);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
     RUN(long_calls_of_short_steps_are_timed);

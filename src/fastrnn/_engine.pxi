@@ -141,7 +141,7 @@ cdef extern from "fastrnn.h" nogil:
         void (*put_threads)(int n) noexcept nogil
 
     ctypedef struct fr_plan:
-        int threads, rows, units, ahead, offered, together, far
+        int threads, rows, units, ahead, offered, together, far, evenly
         int64_t chunk
 
     const char *fr_status_text(fr_status status)

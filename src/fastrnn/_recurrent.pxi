@@ -419,9 +419,9 @@ cdef class Engine:
 
     def plan(self, int64_t T, int64_t B, bint backward=False):
         """How a call on (T, B) is split (first layer): dict of threads, rows, units, chunk, ahead, offered (nobody
-        is woken for one call), timed (one thread makes it alone where that turns out to be faster) and
-        far (weights are asked for early); whether it is brief; and whether both directions, or two layers,
-        have a thread each (together)."""
+        is woken for one call), timed (one thread makes it alone where that turns out to be faster), far (weights
+        are asked for early) and evenly (parts of unequal size share out what is summed over time); whether it
+        is brief; and whether both directions, or two layers, have a thread each (together)."""
         cdef fr_plan p
         cdef fr_seq seq
         cdef fr_layer layers[2]
@@ -439,6 +439,7 @@ cdef class Engine:
         return {"threads": p.threads, "rows": p.rows, "units": p.units, "chunk": p.chunk,
                 "ahead": bool(p.ahead), "offered": p.offered == 1, "timed": p.offered > 0,
                 "far": bool(p.far),
+                "evenly": bool(p.evenly),
                 "brief": self.D == 1 and cell.is_brief(T, B), "together": together}
 
 
