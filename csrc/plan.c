@@ -165,7 +165,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
     const double read = (double)row_bytes * (double)layer->input_size,
                  moved = read + (backward ? 2 * weight_bytes : 0);
     const double far = moved / (weight_bytes <= L2_BYTES ? 24 : 10) / (double)best.chunk;
-    const double products = batched;
+    const double products = batched; /* their arithmetic alone */
     if (batched < far)
         batched = far;
 

@@ -207,16 +207,18 @@ static void compare_all(fr_plan plan, int threads, const char *how)
 static void at_the_same_time_they_give_what_a_call_for_each_gives(void)
 {
     for (int chunk = 2; chunk <= 19; chunk += 17) {
-        compare_all((fr_plan){1, 1, 1, chunk, 0, 0, 0, 1, 0, 0}, 2,
-                    "at the same time if both are awake");
-        compare_all((fr_plan){1, 1, 1, chunk, 0, 0, 0, 2, 0, 0}, 2, "at the same time");
+        compare_all((fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = chunk, .together = 1},
+                    2, "at the same time if both are awake");
+        compare_all((fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = chunk, .together = 2},
+                    2, "at the same time");
     }
 }
 
 static void one_after_the_other_they_give_what_a_call_for_each_gives(void)
 {
-    compare_all((fr_plan){2, 2, 1, 3, 0, 0, 0, 0, 0, 0}, 2, "one after the other, rows shared out");
-    compare_all((fr_plan){2, 1, 2, 3, 0, 0, 0, 0, 0, 0}, 2,
+    compare_all((fr_plan){.threads = 2, .rows = 2, .units = 1, .chunk = 3}, 2,
+                "one after the other, rows shared out");
+    compare_all((fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 3}, 2,
                 "one after the other, units shared out");
 }
 
@@ -226,7 +228,8 @@ static void a_bad_token_leaves_everything_as_it_was(void)
         fr_forward_args f[2];
         fr_backward_args b[2];
         sides s = new_sides(FR_GRU, FR_F32, TOKENS | NO_DX);
-        forced_plan = (fr_plan){1, 1, 1, 7, 0, 0, 0, together, 0, 0};
+        forced_plan =
+            (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 7, .together = together};
         solve(&s, 1, 2);
         s.tokens[T * B - 1] = I;
         memset(s.y, 0, s.y_bytes);
@@ -346,10 +349,14 @@ static void a_layer_that_follows_gives_what_a_call_of_its_own_gives(void)
                     const fr_dtype dtype = (fr_dtype)((cell + i) % 2);
                     stack one_by_one = new_stack((fr_cell)cell, dtype, wishes[i], training);
                     stack two = new_stack((fr_cell)cell, dtype, wishes[i], training);
-                    forced_plan = (fr_plan){
-                        1, 1, 1, together ? 99 : FR_FOLLOWED_STEPS, 0, 0, 0, together, 0, 0};
+                    forced_plan = (fr_plan){.threads = 1,
+                                            .rows = 1,
+                                            .units = 1,
+                                            .chunk = together ? 99 : FR_FOLLOWED_STEPS,
+                                            .together = together};
                     CHECK(walk_two(&two, wishes[i], training) == FR_OK, "together %d", together);
-                    forced_plan = (fr_plan){1, 1, 1, FR_FOLLOWED_STEPS, 0, 0, 0, 0, 0, 0};
+                    forced_plan =
+                        (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = FR_FOLLOWED_STEPS};
                     walk_one_by_one(&one_by_one, wishes[i], training);
                     for (int k = 0; k < 2; k++) {
                         CHECK(!memcmp(two.y[k], one_by_one.y[k], two.y_bytes),
@@ -369,7 +376,8 @@ static void a_layer_does_not_follow_one_that_could_not_begin(void)
 {
     for (int together = 0; together < 3; together++) {
         stack s = new_stack(FR_LSTM, FR_F32, TOKENS, 0);
-        forced_plan = (fr_plan){1, 1, 1, 99, 0, 0, 0, together, 0, 0};
+        forced_plan =
+            (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 99, .together = together};
         ((int64_t *)s.tokens)[T * B - 1] = -1;
         CHECK(walk_two(&s, TOKENS, 0) == FR_ETOKEN, "together %d", together);
         for (int k = 0; k < 2; k++)
@@ -446,7 +454,8 @@ static void a_direction_that_cannot_begin_is_told_whichever_it_is(void)
             fr_forward_args f[2];
             fr_backward_args b[2];
             sides s = new_sides(FR_LSTM, FR_F32, NO_DX);
-            forced_plan = (fr_plan){1, 1, 1, 7, 0, 0, 0, together, 0, 0};
+            forced_plan =
+                (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 7, .together = together};
             solve(&s, 1, 2);
             arguments(&s, f, b);
             f[0].scratch = guarded(fr_forward_both_scratch_bytes(&s.layer, &s.seq, 1));

@@ -18,9 +18,9 @@ static const struct {
     {"tokens", TOKENS | NO_DX},
 };
 
-static const fr_plan plans[] = {{1, 1, 1, 99, 0, 0, 0, 0, 0, 0},
-                                {2, 2, 1, 2, 0, 0, 0, 0, 0, 0},
-                                {2, 1, 2, 1, 1, 0, 0, 0, 0, 0}};
+static const fr_plan plans[] = {{.threads = 1, .rows = 1, .units = 1, .chunk = 99},
+                                {.threads = 2, .rows = 2, .units = 1, .chunk = 2},
+                                {.threads = 2, .rows = 1, .units = 2, .chunk = 1, .takes_over = 1}};
 
 enum { T = 4, B = 3, I = 2, H = 5 };
 

@@ -304,7 +304,7 @@ static void a_step_gives_what_the_calls_give_one_after_the_other(void)
         for (int dtype = 0; dtype < FR_DTYPES; dtype++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
                 for (int o = 0; o < 4; o++) {
-                    forced_plan = (fr_plan){1, 1, 1, 256, 0, 0, 0, 0, 0, 0};
+                    forced_plan = (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 256};
                     compare((fr_cell)cell, (fr_dtype)dtype, sizes[i], options[o],
                             o == 0 ? 0.002 : INFINITY);
                 }
@@ -436,12 +436,12 @@ static void a_head_goes_along_with_a_layer_that_one_thread_walks(void)
     APART(other.T = -1);
 #undef APART
     const fr_layer large = {FR_RNN_TANH, FR_F32, 65, 200};
-    forced_plan = (fr_plan){1, 1, 1, 256, 0, 0, 0, 0, 0, 0};
+    forced_plan = (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 256};
     CHECK(fr_head_at_once(&large, &seq, 1, 300), "products of 1.5 million multiply-adds");
     CHECK(!fr_head_at_once(&large, &seq, 1, 500), "of 2.5 million, by two threads");
-    forced_plan = (fr_plan){1, 1, 1, 24, 0, 0, 0, 0, 0, 0};
+    forced_plan = (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 24};
     CHECK(!fr_head_at_once(&layer, &seq, 1, 65), "two chunks");
-    forced_plan = (fr_plan){2, 1, 2, 25, 0, 0, 0, 0, 0, 0};
+    forced_plan = (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 25};
     CHECK(!fr_head_at_once(&layer, &seq, 1, 65), "two threads walk");
     forced_plan.rows = 0;
 }

@@ -277,7 +277,7 @@ static void a_plan_is_told_for_the_threads_and_lengths_that_are_set(void)
  * the first `active` rows still run, the parts' active rows are those. */
 static void check_parts(int rows, int units, int64_t B, int64_t P, int ragged)
 {
-    const fr_plan plan = {rows * units, rows, units, 1, 0, 0, 0, 0, 0, 0};
+    const fr_plan plan = {.threads = rows * units, .rows = rows, .units = units, .chunk = 1};
     int64_t lengths[64] = {0};
     fr_rows of = {.T = 1, .B = B, .len = ragged ? lengths : NULL};
     char *owners = calloc((size_t)(B * P + 1), 1);
@@ -331,7 +331,7 @@ static void ragged_rows_are_dealt_out_to_and_fro(void)
     for (int j = 0; j < B; j++)
         lengths[j] = 100 - 3 * j;
     for (int rows = 2; rows <= 5; rows++) {
-        const fr_plan plan = {rows, rows, 1, 1, 0, 0, 0, 0, 0, 0};
+        const fr_plan plan = {.threads = rows, .rows = rows, .units = 1, .chunk = 1};
         int64_t least = 100 * B, most = 0, all = 0;
         const int64_t n = B / rows / 2 * rows * 2; /* as many times to as fro */
         const fr_rows of = {.T = 100, .B = n, .len = lengths};

@@ -84,24 +84,24 @@ static const struct {
 /* Threads 1 to 4 as rows x units; chunks of time that end within, at, and after the sequence; panels
  * dealt out or taken; x W made ahead, or shared out evenly. */
 static const fr_plan plans[] = {
-    {1, 1, 1, 99, 0, 0, 0, 0, 0, 0},
-    {1, 1, 1, 2, 0, 0, 0, 0, 0, 0},
-    {2, 2, 1, 1, 0, 0, 0, 0, 0, 0},
-    {2, 1, 2, 3, 0, 0, 0, 0, 0, 0},
-    {3, 1, 3, 2, 0, 0, 0, 0, 0, 0},
-    {3, 3, 1, 4, 0, 0, 0, 0, 0, 0},
-    {4, 2, 2, 2, 0, 0, 0, 0, 0, 0},
-    {2, 1, 2, 1, 1, 0, 0, 0, 0, 0},
-    {2, 1, 2, 3, 1, 0, 0, 0, 0, 0},
-    {3, 1, 3, 2, 1, 0, 0, 0, 0, 0},
-    {4, 2, 2, 2, 1, 0, 0, 0, 0, 0},
-    {2, 1, 1, 3, 0, 1, 0, 0, 0, 0},
-    {2, 1, 1, 99, 0, 1, 0, 0, 0, 0},
-    {2, 1, 1, 1, 0, 1, 0, 0, 0, 0},
-    {2, 1, 2, 99, 0, 0, 0, 0, 0, 0},
-    {2, 1, 2, 20, 0, 0, 0, 0, 0, 0},
-    {3, 1, 3, 99, 0, 0, 0, 0, 0, 0},
-    {4, 1, 4, 99, 0, 0, 0, 0, 0, 0},
+    {.threads = 1, .rows = 1, .units = 1, .chunk = 99},
+    {.threads = 1, .rows = 1, .units = 1, .chunk = 2},
+    {.threads = 2, .rows = 2, .units = 1, .chunk = 1},
+    {.threads = 2, .rows = 1, .units = 2, .chunk = 3},
+    {.threads = 3, .rows = 1, .units = 3, .chunk = 2},
+    {.threads = 3, .rows = 3, .units = 1, .chunk = 4},
+    {.threads = 4, .rows = 2, .units = 2, .chunk = 2},
+    {.threads = 2, .rows = 1, .units = 2, .chunk = 1, .takes_over = 1},
+    {.threads = 2, .rows = 1, .units = 2, .chunk = 3, .takes_over = 1},
+    {.threads = 3, .rows = 1, .units = 3, .chunk = 2, .takes_over = 1},
+    {.threads = 4, .rows = 2, .units = 2, .chunk = 2, .takes_over = 1},
+    {.threads = 2, .rows = 1, .units = 1, .chunk = 3, .ahead = 1},
+    {.threads = 2, .rows = 1, .units = 1, .chunk = 99, .ahead = 1},
+    {.threads = 2, .rows = 1, .units = 1, .chunk = 1, .ahead = 1},
+    {.threads = 2, .rows = 1, .units = 2, .chunk = 99},
+    {.threads = 2, .rows = 1, .units = 2, .chunk = 20},
+    {.threads = 3, .rows = 1, .units = 3, .chunk = 99},
+    {.threads = 4, .rows = 1, .units = 4, .chunk = 99},
     {.threads = 2, .rows = 1, .units = 1, .chunk = 99, .ahead = 2},
     {.threads = 2, .rows = 1, .units = 1, .chunk = 25, .ahead = 2},
     {.threads = 2, .rows = 2, .units = 1, .chunk = 3, .evenly = 1},
@@ -191,7 +191,8 @@ static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
             answer want = new_answer(p);
             scalar_solve(p, &want);
             for (int threads = 1; threads <= 2; threads++) {
-                forced_plan = (fr_plan){threads, 1, threads, 27, 0, 0, 0, 0, 0, 0};
+                forced_plan =
+                    (fr_plan){.threads = threads, .rows = 1, .units = threads, .chunk = 27};
                 compare(p, cell & 1 ? FR_F32 : FR_F64, &want, "27 * 13 rows");
             }
             free_answer(&want);
@@ -214,7 +215,8 @@ static void a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_hol
                 for (size_t l1 = 16 << 10; l1 <= 64 << 10; l1 += 16 << 10) {
                     char text[40];
                     snprintf(text, sizeof text, "%d KB", (int)(l1 >> 10));
-                    forced_plan = (fr_plan){units, 1, units, 4, 0, 0, 0, 0, 0, 0};
+                    forced_plan =
+                        (fr_plan){.threads = units, .rows = 1, .units = units, .chunk = 4};
                     forced_l1_bytes = l1;
                     compare(p, FR_F32, &want, text);
                 }
@@ -232,7 +234,7 @@ static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
         for (int options = 0; options <= RAGGED; options += RAGGED) {
             problem *p = new_problem((fr_cell)cell, 9, 7, 5, 130, options);
             answer dealt = new_answer(p), taken = new_answer(p);
-            forced_plan = (fr_plan){4, 1, 4, 2, 0, 0, 0, 0, 0, 0};
+            forced_plan = (fr_plan){.threads = 4, .rows = 1, .units = 4, .chunk = 2};
             CHECK(engine_solve(p, FR_F32, &dealt) == FR_OK, "dealt out");
             forced_plan.takes_over = 1;
             CHECK(engine_solve(p, FR_F32, &taken) == FR_OK, "taken");
@@ -248,9 +250,9 @@ static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
 
 static void weights_asked_for_early_give_the_same_numbers_bit_for_bit(void)
 {
-    const fr_plan plans[] = {{1, 1, 1, 3, 0, 0, 0, 0, 0, 0},
-                             {2, 2, 1, 3, 0, 0, 0, 0, 0, 0},
-                             {2, 1, 2, 3, 1, 0, 0, 0, 0, 0}};
+    const fr_plan plans[] = {{.threads = 1, .rows = 1, .units = 1, .chunk = 3},
+                             {.threads = 2, .rows = 2, .units = 1, .chunk = 3},
+                             {.threads = 2, .rows = 1, .units = 2, .chunk = 3, .takes_over = 1}};
     for (int cell = 0; cell < FR_CELLS; cell++)
         for (int64_t B = 1; B <= 26; B += 5) {
             problem *p = new_problem((fr_cell)cell, 5, B, 70, 90, B == 16 ? RAGGED : 0);

@@ -601,7 +601,7 @@ static int keeps_subnormals(void)
 static void the_callers_subnormals_survive_a_call(void)
 {
     for (int threads = 1; threads <= 2; threads++) {
-        forced_plan = (fr_plan){threads, threads, 1, 1, 0, 0, 0, 0, 0, 0};
+        forced_plan = (fr_plan){.threads = threads, .rows = threads, .units = 1, .chunk = 1};
         call *c = new_call();
         CHECK(fr_forward(&c->layer, &c->seq, &c->forward) == FR_OK, "forward");
         CHECK(keeps_subnormals(), "after forward, %d threads", threads);

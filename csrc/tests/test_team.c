@@ -65,7 +65,7 @@ static void a_thread_that_cannot_start_is_an_error_and_nothing_is_written(void)
 
     problem *p = new_problem(FR_GRU, 3, 4, 2, 5, 0);
     answer a = new_answer(p);
-    forced_plan = (fr_plan){2, 2, 1, 3, 0, 0, 0, 0, 0, 0};
+    forced_plan = (fr_plan){.threads = 2, .rows = 2, .units = 1, .chunk = 3};
     const fr_status status = engine_solve(p, FR_F32, &a); /* checks padding, inputs, canaries */
     CHECK(status == FR_ETHREAD, "%s", fr_status_text(status));
     for (size_t i = 0; i < a.count[Y]; i++)
@@ -278,8 +278,9 @@ static void callers_may_share_weights_and_inputs(void)
         w[i] = (float)uniform() / 8;
     shared s = {{FR_LSTM, FR_F32, I, H}, {.T = T, .B = B}, {x, B * I, I}, NULL};
     for (int split = 0; split < 3; split++) { /* 2: with a foreign provider */
-        forced_plan = split ? (fr_plan){2, 1, 2, 2, 1, 0, 0, 0, 0, 0}
-                            : (fr_plan){1, 1, 1, 2, 0, 0, 0, 0, 0, 0};
+        forced_plan =
+            split ? (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 2, .takes_over = 1}
+                  : (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 2};
         if (split == 2)
             naive_blas_select(0);
         s.packed = guarded(fr_packed_bytes(&s.layer, FR_USE_DENSE));
@@ -310,12 +311,17 @@ static void callers_may_share_weights_and_inputs(void)
 static void a_thread_alone_makes_the_numbers_of_all(void)
 {
     static const fr_plan plans[] = {
-        {2, 2, 1, 3, 0, 0, 1, 0, 0, 0},  {2, 1, 2, 2, 0, 0, 1, 0, 0, 0},
-        {3, 3, 1, 99, 0, 0, 1, 0, 0, 0}, {4, 2, 2, 2, 0, 0, 1, 0, 0, 0},
-        {3, 1, 3, 99, 0, 0, 1, 0, 0, 0}, {8, 4, 2, 1, 0, 0, 1, 0, 0, 0},
-        {2, 1, 1, 3, 0, 1, 1, 0, 0, 0},  {2, 2, 1, 99, 0, 0, 1, 0, 0, 1},
-        {3, 3, 1, 2, 0, 0, 1, 0, 0, 1},  {8, 4, 2, 1, 0, 0, 1, 0, 0, 1},
-        {2, 1, 1, 30, 0, 2, 1, 0, 0, 0}};
+        {.threads = 2, .rows = 2, .units = 1, .chunk = 3, .offered = 1},
+        {.threads = 2, .rows = 1, .units = 2, .chunk = 2, .offered = 1},
+        {.threads = 3, .rows = 3, .units = 1, .chunk = 99, .offered = 1},
+        {.threads = 4, .rows = 2, .units = 2, .chunk = 2, .offered = 1},
+        {.threads = 3, .rows = 1, .units = 3, .chunk = 99, .offered = 1},
+        {.threads = 8, .rows = 4, .units = 2, .chunk = 1, .offered = 1},
+        {.threads = 2, .rows = 1, .units = 1, .chunk = 3, .ahead = 1, .offered = 1},
+        {.threads = 2, .rows = 2, .units = 1, .chunk = 99, .offered = 1, .evenly = 1},
+        {.threads = 3, .rows = 3, .units = 1, .chunk = 2, .offered = 1, .evenly = 1},
+        {.threads = 8, .rows = 4, .units = 2, .chunk = 1, .offered = 1, .evenly = 1},
+        {.threads = 2, .rows = 1, .units = 1, .chunk = 30, .ahead = 2, .offered = 1}};
     static const int64_t sizes[][4] = {
         {5, 6, 3, 20}, {7, 1, 4, 70}, {37, 1, 40, 170}, {3, 13, 1, 1}, {3, 6, 40, 70}};
     static const int wishes[] = {0, RAGGED, TOKENS | NO_DX, LOOK | CLIP_VALUE, 0, LOOK | CLIP_NORM};
@@ -420,7 +426,8 @@ static void a_longer_training_step_has_both_passes_shared(void)
 static void a_long_call_of_short_steps_wakes_the_others(void)
 {
     for (int offered = 1; offered <= 2; offered++) {
-        forced_plan = (fr_plan){2, 2, 1, 4, 0, 0, offered, 0, 0, 0};
+        forced_plan =
+            (fr_plan){.threads = 2, .rows = 2, .units = 1, .chunk = 4, .offered = offered};
         CHECK(passes_alone(4) == (offered == 1 ? 2 : 0), "offered %d", offered);
     }
     forced_plan.rows = 0;
@@ -445,7 +452,7 @@ static void a_state_may_be_moved_on_in_place(void)
         x[i] = (float)uniform();
     for (int i = 0; i < units; i++)
         h[0][i] = (float)uniform(), c[0][i] = (float)uniform();
-    forced_plan = (fr_plan){2, 1, 2, 2, 0, 0, 0, 0, 0, 0};
+    forced_plan = (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 2};
     for (size_t k = 0; k < sizeof cells / sizeof *cells; k++)
         for (int steps = 1; steps <= 2; steps++) {
             const fr_layer layer = {cells[k], FR_F32, 8, units};
