@@ -42,10 +42,9 @@ def contenders(cell, shape, work):
     theirs = CELLS[cell](ours.state_dict())
 
     def ours_training():
-        ours.zero_grad()
         ours._touch()  # as an optimizer does: packed weights are stale now
         y, _, tape = ours.forward(x)
-        return y, tape.backward(dy)[0]
+        return y, tape.backward(dy, accumulate=False)[0]
 
     def theirs_training():
         theirs.prepare()

@@ -620,6 +620,21 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
     return run(&call, typed(layer)->forward[layer->cell]);
 }
 
+/* Those of no rows, for which nobody is called. */
+static void clear_grads(const fr_layer *layer, const fr_weight_grads *grads)
+{
+    const size_t H = (size_t)layer->hidden_size, I = (size_t)layer->input_size;
+    const size_t gate_bytes = (size_t)fr_cells[layer->cell].gates * H * real_bytes(layer);
+    if (grads->w_ih) {
+        memset(grads->w_ih, 0, gate_bytes * I);
+        memset(grads->w_hh, 0, gate_bytes * H);
+    }
+    if (grads->b_ih)
+        memset(grads->b_ih, 0, gate_bytes);
+    if (grads->b_hh)
+        memset(grads->b_hh, 0, gate_bytes);
+}
+
 fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backward_args *args)
 {
     return fr_backward_linked(layer, seq, args, NULL);
@@ -651,6 +666,7 @@ fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_
     call.dh0 = args->dh0;
     call.dc0 = args->dc0;
     call.grads = args->grads;
+    call.set = args->set;
     call.dy = args->dy;
     if (links)
         call.links = *links;
@@ -670,6 +686,8 @@ fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_
     call.c_start = c_behind(&call, seq, args->reserve);
     if (!args->grads.w_ih)
         call.dtable = call.own = NULL;
+    if (args->set && seq->B == 0)
+        clear_grads(layer, &args->grads);
     fr_job *const job = typed(layer)->backward[layer->cell];
     fr_help *const help = call.links.help;
     if (help) {

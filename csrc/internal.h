@@ -286,6 +286,7 @@ typedef struct fr_call {
     int few;   /* backward by the weights that forward has read */
     int looks; /* each step's gradient is made whole before the cell takes it: kernels/steps.h */
     fr_weight_grads grads;
+    int set;       /* grads are written, not added to */
     char *reserve; /* NULL: inference */
     /* scratch */
     char *zeros;             /* a row of zeros, as long as any row is read */

@@ -25,10 +25,9 @@ class Contender:
             return {"y": layer(x, lengths=lengths)[0]}
 
         def train():
-            layer.zero_grad()
             layer._touch()  # as an optimizer does: packed weights are stale now
             y, _, tape = layer.forward(x, lengths=lengths)
-            dx, _ = tape.backward(data["dy"])
+            dx, _ = tape.backward(data["dy"], accumulate=False)
             return {"y": y, "dx": dx, **layer.grads}
 
         if case.mode == "stream":

@@ -74,7 +74,8 @@ typedef struct fr_weights {
     const void *b_hh; /* (G*H,)   */
 } fr_weights;
 
-typedef struct fr_weight_grads { /* added into, never overwritten but by fr_train_with_head */
+/* Added into; overwritten only where `set` is 1, and by fr_train_with_head. */
+typedef struct fr_weight_grads {
     void *w_ih, *w_hh, *b_ih, *b_hh;
 } fr_weight_grads;
 
@@ -159,7 +160,7 @@ typedef enum fr_clip {
  *                     of the one-hot rows that they stand for. Apart from whatever is
  *                     read: some rows of it are written while rows of x are still needed
  *   dh0, dc0 (B,H)    out  may be NULL
- *   grads             in/out, added into; w_ih NULL: no weight gradients at all
+ *   grads             in/out, added into, or written if `set`; w_ih NULL: no weight gradients at all
  *   dy       (T,B,H)  in   p NULL: zeros. Steps past a row's length are not read
  *   dhT, dcT (B,H)    in   NULL: zeros
  *   step_dh, step_dc (T,B,H)  out  the whole gradient that reaches each step's h and c, as it goes
@@ -182,6 +183,7 @@ typedef struct fr_backward_args {
     fr_array step_dh, step_dc;
     fr_clip clip_step;
     double clip_limit; /* above 0 */
+    int set;           /* grads are written, not added to: what is there before does not count */
 } fr_backward_args;
 
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);

@@ -432,12 +432,12 @@ FR_INLINE void NAME(add_column_sums)(real *to, real *too, const real *from, ptrd
 
 /* db of the M units from u on: the sums of K rows of dG, which begin with those units. */
 static void NAME(bias_gradient)(const fr_call *call, const fr_sums *sums, int slot, ptrdiff_t u,
-                                const real *dg, ptrdiff_t M, ptrdiff_t K)
+                                const real *dg, ptrdiff_t M, ptrdiff_t K, int set)
 {
     enum { WIDE = 4 }; /* vectors whose sums do not wait for each other */
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t H = call->layer.hidden_size, ld = call->dg_row;
-    const int wg = cell->w_gate[slot], rg = cell->r_gate[slot], set = call->links.sets;
+    const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
     real *ih = wg < 0 || !sums->grads.b_ih ? NULL : (real *)sums->grads.b_ih + wg * H + u;
     real *hh = rg < 0 || !sums->grads.b_hh ? NULL : (real *)sums->grads.b_hh + rg * H + u;
     if (!ih && !hh)
@@ -508,10 +508,12 @@ static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const 
 
 /* One thread's share of dW, dR and db over n rows of dG: units [u0, u1) of every slot.
  *   dg      rows of dG                          h, rh   rows that the recurrent product read
- *   x       rows of x, or NULL for tokens */
+ *   x       rows of x, or NULL for tokens       set     sums are written, not added to: of more than
+ *                                                       FR_FEW_ROWS rows */
 static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, const real *const *h,
                                   const real *const *rh, const real *const *x, ptrdiff_t n,
-                                  ptrdiff_t u0, ptrdiff_t u1, const fr_sums *sums, real *work)
+                                  ptrdiff_t u0, ptrdiff_t u1, const fr_sums *sums, int set,
+                                  real *work)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
@@ -521,7 +523,6 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     real *transposed = work, *h_panels = work + FR_MC * ldt;
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
-    const real *zeros = call->links.sets ? (const real *)call->zeros : NULL;
 
     if (n <= FR_FEW_ROWS) {
         NAME(weight_gradient_of_few)(call, dg, h, rh, x, (int)n, u0, u1, sums);
@@ -529,6 +530,8 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     }
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
         const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
+        const int first_block = set && k0 == 0;
+        const real *zeros = first_block ? (const real *)call->zeros : NULL;
         NAME(pack_operand)(h_panels, h + k0, K, H);
         if (rh)
             NAME(pack_operand)(rh_panels, rh + k0, K, H);
@@ -543,7 +546,7 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
                 ptrdiff_t first, end;
                 NAME(share_of_dR)(call, slot, u, M, &first, &end);
                 if (!call->links.help || call->helps)
-                    NAME(bias_gradient)(call, sums, slot, u, block, M, K);
+                    NAME(bias_gradient)(call, sums, slot, u, block, M, K, first_block);
                 if ((x && wg >= 0) || (rg >= 0 && end > first))
                     NAME(transpose)(transposed, ldt, block, call->dg_row, K, M);
                 if (rg >= 0)
@@ -641,21 +644,43 @@ static fr_sums NAME(sums_of_part)(const fr_call *call, int r)
     return s;
 }
 
-/* Units [u0, u1) of every gate to zero: the table, and what is not the caller's. */
-static void NAME(clear_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, ptrdiff_t u1)
+/* Whether the caller adds up in them, too. */
+FR_INLINE int NAME(are_the_callers)(const fr_call *call, const fr_sums *s)
 {
+    return s->grads.w_hh == call->grads.w_hh;
+}
+
+/* Whether a part of the batch writes its sums with the chunk that is walked first, the last one in time, and
+ * only adds to them from the next one on. Then nobody clears them, nor are they read before: 1 to 2% of a
+ * training step. */
+static int NAME(writes_sums)(const fr_call *call, const fr_sums *s, const fr_part *part)
+{
+    const int64_t T = call->rows.T, chunk = call->plan.chunk,
+                  rows = call->own ? part->nj : call->rows.B;
+    if (call->links.sets)
+        return 1;
+    return (call->set || !NAME(are_the_callers)(call, s)) && call->x.p && !call->blas &&
+           !call->rows.len && T > 0 && (T - (T - 1) / chunk * chunk) * rows > FR_FEW_ROWS;
+}
+
+/* Units [u0, u1) of every gate to zero: the table, and the sums if they are to be added to but not to what is
+ * there. */
+static void NAME(clear_sums)(const fr_call *call, const fr_sums *s, int writes, ptrdiff_t u0,
+                             ptrdiff_t u1)
+{
+    const int theirs = NAME(are_the_callers)(call, s);
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size, Hp = call->Hp;
     const ptrdiff_t G = fr_cells[call->layer.cell].gates;
     const size_t units = (size_t)(u1 - u0) * sizeof(real);
     if (s->dtable)
         for (ptrdiff_t r = 0; r < I * G; r++)
             memset((real *)s->dtable + r * Hp + u0, 0, units);
-    if (s->grads.w_hh == call->grads.w_hh)
+    if (writes || !s->grads.w_ih || (theirs && !call->set))
         return;
     for (ptrdiff_t g = 0; g < G; g++) {
         const ptrdiff_t row = g * H + u0;
         memset((real *)s->grads.w_hh + row * H, 0, units * (size_t)H);
-        if (!s->dtable)
+        if (!s->dtable || theirs)
             memset((real *)s->grads.w_ih + row * I, 0, units * (size_t)I);
         if (s->grads.b_ih)
             memset((real *)s->grads.b_ih + row, 0, units);
@@ -704,7 +729,7 @@ static void NAME(add_sums)(const fr_call *call, const fr_sums *s, ptrdiff_t u0, 
         for (ptrdiff_t g = 0; g < G; g++)
             NAME(add_transposed)
     (dw_ih + (g * H + u0) * I, I, dtable + g * Hp + u0, G * Hp, I, u1 - u0);
-    if (s->grads.w_hh == call->grads.w_hh)
+    if (NAME(are_the_callers)(call, s))
         return;
     for (ptrdiff_t g = 0; g < G; g++) {
         const ptrdiff_t row = g * H + u0, units = u1 - u0;
@@ -735,10 +760,10 @@ static void NAME(dx_of_few)(const fr_call *call, real *const *dx, const real *co
 }
 
 /* The share of thread `one` of `those` in a chunk's products of n rows: weight gradients by units, dx
- * by rows, of a few rows by columns. The dG of all n rows must be complete. Of the rows from `woven` on, dx
- * has been made on the way, but for a narrow panel. */
+ * by rows, of a few rows by columns. With `set` the former are written, not added to. The dG of all n rows must
+ * be complete. Of the rows from `woven` on, dx has been made on the way, but for a narrow panel. */
 static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
-                                 ptrdiff_t woven, int one, int those, const fr_sums *sums,
+                                 ptrdiff_t woven, int one, int those, const fr_sums *sums, int set,
                                  real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].rh_slot ? c->rh : NULL;
@@ -753,7 +778,7 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
         if (call->blas)
             NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
         else
-            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
+            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, sums, set, work);
         if (call->tokens.p)
             NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1, sums);
     }

@@ -275,6 +275,7 @@ typedef struct CELL_NAME(_back_walker) {
      * the same part of the batch, or, if parts do not add up on their own, among everybody. */
     int those, one;
     fr_sums sums;
+    int writes; /* the first chunk's products are written to the sums */
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
     NAME(sharing) with;
@@ -305,6 +306,7 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
     w->those = call->own ? units : call->plan.threads;
     w->one = call->own ? w->unit : tid;
     w->sums = NAME(sums_of_part)(call, w->me);
+    w->writes = NAME(writes_sums)(call, &w->sums, &w->part);
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &w->a), &w->rows_of);
     NAME(share_blocks)(call, &w->part, &w->a);
     w->with = NAME(begin_sharing)(call, &w->part, tid, &w->a);
@@ -322,7 +324,8 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
         ((real *)call->carry_c + j * Hp + w->u0, call->dcT ? (const real *)call->dcT + at : NULL,
          w->u1 - w->u0);
     }
-    NAME(clear_sums)(call, &w->sums, H * w->one / w->those, H * (w->one + 1) / w->those);
+    NAME(clear_sums)
+    (call, &w->sums, w->writes, H * w->one / w->those, H * (w->one + 1) / w->those);
 }
 
 /* Chunk i of time. */
@@ -432,7 +435,7 @@ FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_ba
                   : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, w->buffer, &w->rows_of);
     NAME(chunk_products)
     (call, &w->rows_of, n, n - (s1 - w->woven), w->one, w->those, &w->sums,
-     (real *)(call->work + w->tid * call->work_stride));
+     w->writes && s1 == call->rows.T, (real *)(call->work + w->tid * call->work_stride));
 }
 
 /* A share of the weights' gradients (of all parts, if they have sums of their own, which are there), and
@@ -535,7 +538,7 @@ FR_NOINLINE void CELL_NAME(_help_back)(const fr_call *call)
         FR_PREFETCH(dg + i);
     NAME(weight_gradient)
     (call, c.dg, c.h, fr_cells[call->layer.cell].rh_slot ? c.rh : NULL, NULL, n, 0,
-     call->layer.hidden_size, &sums, (real *)call->work);
+     call->layer.hidden_size, &sums, call->links.sets, (real *)call->work);
 }
 
 static void CELL_NAME(_backward)(void *arg, int tid)

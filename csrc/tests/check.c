@@ -4,19 +4,37 @@
 #include "check.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- tests -------------------------------------------------------------------------------- */
 
-enum { SHOWN = 5 }; /* failures printed of one test: the first ones say enough */
+enum {
+    SHOWN = 5,      /* failures printed of one test: the first ones say enough */
+    SECONDS = 1800, /* that one test may take, with every sanitizer on a slow machine */
+};
 
 static int passed, failed, broken;
 static char running[200];
 
+/* Threads that wait for each other in vain are a failure, too, and it should say whose. */
+static void give_up(int signal)
+{
+    static const char before[] = "FAILED ", behind[] = "\n  does not come to an end\n";
+    (void)signal;
+    if (write(1, before, sizeof before - 1) < 0 || write(1, running, strlen(running)) < 0 ||
+        write(1, behind, sizeof behind - 1) < 0)
+        _exit(2);
+    _exit(1);
+}
+
 void run_test(const char *name, test_fn *test)
 {
+    signal(SIGALRM, give_up);
+    alarm(SECONDS);
     snprintf(running, sizeof running, "%s", name);
     for (char *c = running; *c; c++)
         if (*c == '_')
@@ -24,6 +42,7 @@ void run_test(const char *name, test_fn *test)
     broken = 0;
     seed(1);
     test();
+    alarm(0);
     if (broken > SHOWN)
         printf("  ... and %d more\n", broken - SHOWN);
     if (broken)

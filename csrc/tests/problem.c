@@ -401,7 +401,7 @@ static void prepare_gradients(run *r)
         if (!r->dw[i])
             r->dw[i] = new_dense(r->dtype, r->dw_count[i], NULL);
         for (size_t k = 0; k < r->dw_count[i]; k++)
-            put(r->dw[i], r->dtype, (ptrdiff_t)k, before);
+            put(r->dw[i], r->dtype, (ptrdiff_t)k, options & SET_GRADS ? NAN : before);
     }
 }
 
@@ -436,6 +436,7 @@ static fr_status run_backward(run *r, int scratch_byte)
                      : p->options & CLIP_NORM ? FR_CLIP_NORM
                                               : FR_CLIP_NONE,
         .clip_limit = clip_limit(p),
+        .set = (p->options & SET_GRADS) != 0,
     };
     const uint64_t inputs = inputs_of(r, 1);
     const fr_status status = fr_backward(&r->layer, &p->seq, &args);
@@ -518,7 +519,7 @@ fr_status engine_solve(const problem *p, fr_dtype dtype, answer *a)
         keep_dense(&r, a, DH0, r.dh0, 0);
         keep_dense(&r, a, DC0, r.dc0, 0);
         for (int i = 0; i < 4; i++)
-            keep_dense(&r, a, DW_IH + i, r.dw[i], before);
+            keep_dense(&r, a, DW_IH + i, r.dw[i], p->options & SET_GRADS ? 0 : before);
     }
     end_run(&r);
     if (p->options & FOREIGN) {

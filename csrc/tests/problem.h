@@ -34,6 +34,7 @@ enum {                     /* options of a problem, and of the manner */
        LOOK = 1 << 18,          /* the gradient of each step's state is wanted, too */
        CLIP_VALUE = 1 << 19,    /* and clipped */
        CLIP_NORM = 1 << 20,
+       SET_GRADS = 1 << 21, /* written, not added to */
 };
 
 typedef struct problem {

@@ -76,7 +76,16 @@ static const struct {
     {"each step's gradient clipped by norm", CLIP_NORM | LOOK},
     {"each step's gradient clipped by norm, resets, tokens", CLIP_NORM | RESETS | TOKENS | NO_DX},
     {"each step's gradient clipped by norm, ragged", CLIP_NORM | RAGGED | BATCH_FIRST},
+    {"weight gradients set", SET_GRADS},
+    {"weight gradients set, dx not wanted, no biases", SET_GRADS | NO_DX | NO_BIAS_GRADS},
+    {"weight gradients set, ragged, reverse", SET_GRADS | RAGGED | REVERSE},
+    {"weight gradients set, resets, no state", SET_GRADS | RESETS | NO_STATE},
+    {"weight gradients set, tokens", SET_GRADS | TOKENS | NO_DX},
+    {"weight gradients set, tokens, ragged", SET_GRADS | TOKENS | NO_DX | RAGGED},
+    {"nothing to set, no gradient comes in", SET_GRADS | NO_DY | NO_DFINAL},
+    {"nothing to set, no weight gradients", SET_GRADS | NO_GRADS},
     {"foreign products", FOREIGN},
+    {"foreign products, weight gradients set", FOREIGN | SET_GRADS},
     {"foreign products, ragged, added dx", FOREIGN | RAGGED | ADD_DX | REVERSE},
     {"foreign products, tokens", FOREIGN | TOKENS | NO_DX | RESETS},
 };
@@ -186,8 +195,9 @@ static void gru_before_agrees_with_the_scalar_reference(void)
 static void a_chunk_of_many_rows_agrees_with_the_scalar_reference(void)
 {
     for (int cell = 0; cell < FR_CELLS; cell++)
-        for (int options = 0; options <= TOKENS; options += TOKENS) {
-            problem *p = new_problem((fr_cell)cell, 27, 13, 3, 5, options | (options ? NO_DX : 0));
+        for (int i = 0; i < 4; i++) {
+            const int options = (i & 1 ? TOKENS | NO_DX : 0) | (i & 2 ? SET_GRADS : 0);
+            problem *p = new_problem((fr_cell)cell, 27, 13, 3, 5, options);
             answer want = new_answer(p);
             scalar_solve(p, &want);
             for (int threads = 1; threads <= 2; threads++) {

@@ -324,7 +324,8 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
         {.threads = 2, .rows = 1, .units = 1, .chunk = 30, .ahead = 2, .offered = 1}};
     static const int64_t sizes[][4] = {
         {5, 6, 3, 20}, {7, 1, 4, 70}, {37, 1, 40, 170}, {3, 13, 1, 1}, {3, 6, 40, 70}};
-    static const int wishes[] = {0, RAGGED, TOKENS | NO_DX, LOOK | CLIP_VALUE, 0, LOOK | CLIP_NORM};
+    static const int wishes[] = {0,         RAGGED,           TOKENS | NO_DX,    LOOK | CLIP_VALUE,
+                                 SET_GRADS, LOOK | CLIP_NORM, SET_GRADS | RAGGED};
     unsigned turn = 0;
     for (int cell = 0; cell < FR_CELLS; cell++)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)

@@ -72,6 +72,7 @@ class Tape:
         need_dx: bool = True,
         per_step: Literal[False] = False,
         clip_step: _ClipStep = None,
+        accumulate: bool = True,
     ) -> tuple[_Real | None, Any]: ...
     @overload
     def backward(
@@ -82,6 +83,7 @@ class Tape:
         need_dx: bool = True,
         per_step: Literal[True],
         clip_step: _ClipStep = None,
+        accumulate: bool = True,
     ) -> tuple[_Real | None, Any, StepGradients]: ...
 
 @final
@@ -104,7 +106,12 @@ class Affine:
 @final
 class AffineTape:
     def backward(
-        self, dy: _Real | None, dstate: None = None, *, need_dx: bool = True
+        self,
+        dy: _Real | None,
+        dstate: None = None,
+        *,
+        need_dx: bool = True,
+        accumulate: bool = True,
     ) -> tuple[_Real | None, None]: ...
 
 @final

@@ -99,6 +99,7 @@ cdef extern from "fastrnn.h" nogil:
         fr_array step_dc
         fr_clip clip_step
         double clip_limit
+        int set
 
     ctypedef struct fr_gemm_args:
         fr_dtype dtype

@@ -25,6 +25,11 @@ cdef class Affine:
         self.w, self.dw = params["weight"], grads["weight"]
         self.b, self.db = params.get("bias"), grads.get("bias")
 
+    cdef clear(self):
+        self.dw[...] = 0
+        if self.db is not None:
+            self.db[...] = 0
+
     cdef fr_gemm_args product(self, int64_t M, int64_t N, int64_t K) noexcept:
         cdef fr_gemm_args g
         memset(&g, 0, sizeof(g))
@@ -73,7 +78,7 @@ cdef class AffineTape:
     cdef uint64_t weights  # of forward: their fingerprint
     cdef cnp.ndarray rows
 
-    def backward(self, dy, dstate=None, *, bint need_dx=True):
+    def backward(self, dy, dstate=None, *, bint need_dx=True, bint accumulate=True):
         """Add the gradients of weight and bias into ``layer.grads`` and return that of x.
 
         Parameters
@@ -82,6 +87,8 @@ cdef class AffineTape:
         dstate : None
         need_dx : bool, default True
             False leaves out the gradient of x.
+        accumulate : bool, default True
+            False: ``layer.grads`` are set, not added to.
 
         Returns
         -------
@@ -101,6 +108,8 @@ cdef class AffineTape:
         cdef int64_t n = cnp.PyArray_SIZE(self.rows) // layer.inputs
         self._check_backward(dstate)
         if dy is None:
+            if not accumulate:
+                layer.clear()
             return np.zeros((<object> self.rows).shape, layer.dtype) if need_dx else None, None
         dy = _as_array("dy", dy)
         if dy.dtype != layer.dtype:
@@ -111,11 +120,13 @@ cdef class AffineTape:
         if need_dx:
             dx = _new_like(self.rows, -1)
         if n == 0:
+            if not accumulate:
+                layer.clear()
             return dx, None
         # (F1, B2): dW = dy^T x; in passing db, the sums of dy's columns
         g = layer.product(layer.outputs, layer.inputs, n)
         g.C, g.A, g.B = _data(layer.dw), _data(drows), _data(self.rows)
-        g.ldc, g.lda, g.ldb, g.transpose_a, g.accumulate = layer.inputs, layer.outputs, layer.inputs, 1, 1
+        g.ldc, g.lda, g.ldb, g.transpose_a, g.accumulate = layer.inputs, layer.outputs, layer.inputs, 1, accumulate
         g.sums = NULL if layer.db is None else _data(layer.db)
         # (B1): dx = dy W
         d = layer.product(n, layer.inputs, layer.outputs)
@@ -127,6 +138,8 @@ cdef class AffineTape:
         with nogil:
             if d.C != NULL:
                 status = fr_gemm(&d)
+            if g.sums != NULL and not accumulate:
+                memset(g.sums, 0, <size_t> layer.outputs * (4 if layer.kind == FR_F32 else 8))
             if status == FR_OK:
                 status = fr_gemm(&g)
         _check_status("linear", status)

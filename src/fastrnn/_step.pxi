@@ -126,6 +126,8 @@ cdef fr_status _step_backward(StepStage *stage, int count) noexcept nogil:
             status = FR_OK
             if i:
                 status = fr_gemm(&s.dx)
+            if s.dw.sums != NULL:
+                memset(s.dw.sums, 0, <size_t> s.width * (8 if s.dw.dtype == FR_F64 else 4))
             if status == FR_OK:
                 status = fr_gemm(&s.dw)
             if status != FR_OK:
@@ -242,7 +244,7 @@ cdef class Step:
         s.dx = self.product(n, inputs, outputs)
         s.dx.ldc, s.dx.lda, s.dx.ldb = inputs, outputs, inputs
         s.dw = self.product(outputs, inputs, n)
-        s.dw.ldc, s.dw.lda, s.dw.ldb, s.dw.transpose_a, s.dw.accumulate = inputs, outputs, inputs, 1, 1
+        s.dw.ldc, s.dw.lda, s.dw.ldb, s.dw.transpose_a = inputs, outputs, inputs, 1
         return max(fr_gemm_scratch_bytes(&s.y), fr_gemm_scratch_bytes(&s.dx),
                    fr_gemm_scratch_bytes(&s.dw))
 
@@ -393,7 +395,7 @@ cdef class Step:
         cdef Py_ssize_t at
         for d in range(s.directions):
             f, b, cell = &s.forward[d], &s.backward[d], e.cells[layer * e.D + d]
-            s.weights[d], b.grads = cell.weights, cell.grads
+            s.weights[d], b.grads, b.set = cell.weights, cell.grads, 1
             if xa is None:
                 f.x = self.dense(e, <void *> x, T, B, inputs)
             elif self.tokens:
@@ -535,7 +537,6 @@ cdef class Step:
         if not isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
         if apart:
-            self.clear_gradients(self.stage[apart].backward[0].grads.w_ih if self.headed else NULL)
             with nogil:
                 status = _step_backward(self.stage, apart)
             _check_status("backward", status)
@@ -573,21 +574,6 @@ cdef class Step:
                                                 factor)
         return fr_softmax_cross_entropy_f32(<float *> end.dgiven, <float *> end.given,
                                             <int64_t *> targets, rows, end.width, self.ignored, factor)
-
-    cdef int clear_gradients(self, const void *end) except -1:
-        """All of them, or those that lie before `end`."""
-        cdef cnp.ndarray flat
-        cdef ptrdiff_t n
-        for module in self.roots:
-            flat = module._flat_grad
-            n = flat.shape[0]
-            if end != NULL:
-                n = (<const char *> end - <char *> _data(flat)) // cnp.PyArray_ITEMSIZE(flat)
-            if self.kind == FR_F64:
-                fr_clear_f64(<double *> _data(flat), n)
-            else:
-                fr_clear_f32(<float *> _data(flat), n)
-        return 0
 
     cdef int clip_gradients(self) except -1:
         """(C1) or (C2), as `fastrnn.clip_grad_norm_` and `clip_grad_value_`."""

@@ -244,13 +244,15 @@ class AdditiveAttentionTape:
     def weights(self):
         return self._layer._turn(self._weights)
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, *, accumulate=True):
         """Add the gradients of the parameters into ``layer.grads``; return those of the inputs.
 
         Parameters
         ----------
         dy : ndarray like the context, or None for zeros
         dstate : None
+        accumulate : bool, default True
+            False: ``layer.grads`` are set, not added to.
 
         Returns
         -------
@@ -267,6 +269,8 @@ class AdditiveAttentionTape:
         (B, T, _), E = weights.shape, layer.memory_size
         shape = (B, T, E) if layer.batch_first else (T, B, E)
         dcontext = layer._turn(check_gradient(dy, layer.dtype, shape))
+        if not accumulate:
+            layer.zero_grad()
 
         dweights, dmemory = np.empty_like(weights), np.empty_like(memory)
         for b in range(B):  # forward was context = weights memory

@@ -127,8 +127,11 @@ class DropoutTape:
     def __init__(self, mask, x):
         self._mask, self._dtype, self._shape = mask, x.dtype, x.shape
 
-    def backward(self, dy, dstate=None):
-        """Return the gradient of x: `dy`, None for zeros, through the mask of forward."""
+    def backward(self, dy, dstate=None, *, accumulate=True):
+        """Return the gradient of x: `dy`, None for zeros, through the mask of forward.
+
+        There are no gradients that `accumulate` would speak of: it is taken as by any layer.
+        """
         self._check_backward(dstate)
         if dy is None:
             return np.zeros(self._shape, self._dtype), None

@@ -136,13 +136,15 @@ class EmbeddingTape:
     def __init__(self, layer, ids, y_shape):
         self._layer, self._ids, self._y_shape = layer, ids, y_shape
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, *, accumulate=True):
         """Add the gradient of the table into ``layer.grads``.
 
         Parameters
         ----------
         dy : ndarray (..., D), or None for zeros
         dstate : None
+        accumulate : bool, default True
+            False: ``layer.grads`` are set, not added to.
 
         Returns
         -------
@@ -156,9 +158,12 @@ class EmbeddingTape:
         """
         layer = self._layer
         self._check_backward(dstate)
+        if dy is not None:
+            dy = check_gradient(dy, layer.dtype, self._y_shape)
+        if not accumulate:
+            layer.zero_grad()
         if dy is None:
             return None, None
-        dy = check_gradient(dy, layer.dtype, self._y_shape)
         rows = np.ascontiguousarray(dy).reshape(-1, layer.embedding_dim)
         _core.scatter_add(layer._grads["weight"], self._ids, rows)
         return None, None

@@ -5,6 +5,7 @@ Not a graph: each layer gets what the previous one returned. For anything else, 
 from __future__ import annotations
 
 import inspect
+import weakref
 
 from ..module import Module, build, describe
 from .container import Container, check_backward, named_layers
@@ -170,7 +171,7 @@ class Sequential(Container):
             for part, count in zip(self._drawing, calls, strict=True):
                 part._calls = count
             raise
-        return x, tuple(final), SequentialTape(tapes)
+        return x, tuple(final), SequentialTape(self.layers, tapes)
 
     def _steps(self, state, lengths, reset):
         states = per_layer(state, len(self.layers), "state")
@@ -185,10 +186,10 @@ class Sequential(Container):
 class SequentialTape:
     """The tapes of all layers."""
 
-    def __init__(self, tapes):
-        self._tapes = tapes
+    def __init__(self, layers, tapes):
+        self._layers, self._tapes = layers, tapes
 
-    def backward(self, dy, dstate=None, *, clip_step=None):
+    def backward(self, dy, dstate=None, *, clip_step=None, accumulate=True):
         """Add the gradients of all layers into ``model.grads`` and return those of the inputs.
 
         Parameters
@@ -199,6 +200,8 @@ class SequentialTape:
         clip_step : (str, float), optional
             For the recurrent layers: ``("value", limit)`` or ``("norm", limit)`` clips the gradient
             that reaches the state of each step.
+        accumulate : bool, default True
+            False: ``model.grads`` are set, not added to, as after ``model.zero_grad()``.
 
         Returns
         -------
@@ -215,16 +218,33 @@ class SequentialTape:
         dstates = per_layer(dstate, len(self._tapes), "dstate")
         check_backward(self._tapes, dstates, clip_step)
         initial = []
-        for tape, dlast in zip(reversed(self._tapes), reversed(dstates), strict=True):
-            if clip_step is not None and "clip_step" in inspect.signature(tape.backward).parameters:
-                dy, dfirst = tape.backward(dy, dlast, clip_step=clip_step)
-            else:
-                dy, dfirst = tape.backward(dy, dlast)
+        asked = {} if clip_step is None else {"clip_step": clip_step}
+        if not accumulate:
+            asked["accumulate"] = False
+        for layer, tape, dlast in zip(
+            reversed(self._layers), reversed(self._tapes), reversed(dstates), strict=True
+        ):
+            taken = _taken(tape, asked) if asked else {}
+            if not accumulate and "accumulate" not in taken:
+                layer.zero_grad()
+            dy, dfirst = tape.backward(dy, dlast, **taken)
             initial.append(dfirst)
         return dy, tuple(reversed(initial))
 
     def _check_backward(self, dstate, clip_step):
         check_backward(self._tapes, per_layer(dstate, len(self._tapes), "dstate"), clip_step)
+
+
+# What the `backward` of a kind of tape takes: to look takes as long as a small layer.
+_KEYWORDS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _taken(tape, asked: dict) -> dict:
+    """Return what this tape takes of the keywords that all were asked for."""
+    known = _KEYWORDS.get(type(tape))
+    if known is None:
+        known = _KEYWORDS[type(tape)] = frozenset(inspect.signature(tape.backward).parameters)
+    return {name: value for name, value in asked.items() if name in known}
 
 
 def per_layer(state, count: int, name: str) -> tuple:

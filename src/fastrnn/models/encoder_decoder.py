@@ -362,7 +362,7 @@ class EncoderDecoderTape:
     def attention(self):
         return _turn(self._tapes["attention"].weights)
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, *, accumulate=True):
         """Add the gradients of all parameters into ``model.grads``.
 
         Parameters
@@ -370,6 +370,8 @@ class EncoderDecoderTape:
         dy : ndarray (T, B, V), or None for zeros
             Gradient of the loss by the logits.
         dstate : None
+        accumulate : bool, default True
+            False: ``model.grads`` are set, not added to.
 
         Returns
         -------
@@ -379,6 +381,8 @@ class EncoderDecoderTape:
         model, tapes = self._model, self._tapes
         self._check_backward(dstate)
         dlogits = _turn(check_gradient(dy, model.dtype, self._shape))
+        if not accumulate:
+            model.zero_grad()
         dread, _ = tapes["output"].backward(dlogits)
         dread *= 1 - self._read**2  # forward was tanh
         djoined, _ = tapes["combine"].backward(dread)
