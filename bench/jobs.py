@@ -44,7 +44,7 @@ def contenders(cell, shape, work):
     def ours_training():
         ours._touch()  # as an optimizer does: packed weights are stale now
         y, _, tape = ours.forward(x)
-        return y, tape.backward(dy, accumulate=False)[0]
+        return y, tape.backward(dy, accumulate=False, need_dstate=False)[0]
 
     def theirs_training():
         theirs.prepare()

@@ -27,7 +27,7 @@ class Contender:
         def train():
             layer._touch()  # as an optimizer does: packed weights are stale now
             y, _, tape = layer.forward(x, lengths=lengths)
-            dx, _ = tape.backward(data["dy"], accumulate=False)
+            dx, _ = tape.backward(data["dy"], accumulate=False, need_dstate=False)
             return {"y": y, "dx": dx, **layer.grads}
 
         if case.mode == "stream":

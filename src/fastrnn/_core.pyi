@@ -73,6 +73,7 @@ class Tape:
         per_step: Literal[False] = False,
         clip_step: _ClipStep = None,
         accumulate: bool = True,
+        need_dstate: bool = True,
     ) -> tuple[_Real | None, Any]: ...
     @overload
     def backward(
@@ -84,6 +85,7 @@ class Tape:
         per_step: Literal[True],
         clip_step: _ClipStep = None,
         accumulate: bool = True,
+        need_dstate: bool = True,
     ) -> tuple[_Real | None, Any, StepGradients]: ...
 
 @final

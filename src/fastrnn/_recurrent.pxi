@@ -571,7 +571,7 @@ cdef class Tape:
         return Trace(h, slots.pop("c", None), slots)
 
     def backward(self, dy, dstate=None, *, bint need_dx=True, bint per_step=False,
-                 clip_step=None, bint accumulate=True):
+                 clip_step=None, bint accumulate=True, bint need_dstate=True):
         """Add the gradients of all parameters to ``layer.grads`` and return those of the inputs.
 
         Parameters
@@ -592,13 +592,16 @@ cdef class Tape:
         accumulate : bool, default True
             False: ``layer.grads`` are set, not added to: the same numbers as after
             ``layer.zero_grad()``, which takes 1 to 4% of a training step.
+        need_dstate : bool, default True
+            False leaves out the gradient of the initial state: half a step of backward less.
 
         Returns
         -------
         dx : ndarray of x's shape, or None
             None for token input, or without `need_dx`.
-        dstate : ndarray of shape (L*D, B, H), or for LSTM a pair of them
-            Gradient with respect to the initial state (also if it was None: zeros).
+        dstate : ndarray of shape (L*D, B, H), or for LSTM a pair of them; or None
+            Gradient with respect to the initial state (also if it was None: zeros); None without
+            `need_dstate`.
         steps : StepGradients
             Only with `per_step`: ``steps.dh`` of shape (L*D, T, B, H), and for LSTM ``steps.dc``.
 
@@ -630,8 +633,8 @@ cdef class Tape:
         cdef double limit = 0
         if clip_step is not None:
             clip, limit = _check_clip_step(clip_step)
-        dh0 = e._new(e.L * e.D, self.B, e.hidden_size)
-        dc0 = e._new(e.L * e.D, self.B, e.hidden_size) if e.has_c else None
+        dh0 = e._new(e.L * e.D, self.B, e.hidden_size) if need_dstate else None
+        dc0 = e._new(e.L * e.D, self.B, e.hidden_size) if need_dstate and e.has_c else None
         step_dh = self._per_step() if per_step else None
         step_dc = self._per_step() if per_step and e.has_c else None
         seq = _sequence(self.T, self.B, self.lengths, self.reset)
@@ -666,13 +669,15 @@ cdef class Tape:
                 if dy is not None:
                     dya = dy
                     a[d].dy = e._place(dya, d * e.hidden_size)
-                a[d].dh0 = <char *> _data(dh0) + index * state_bytes
+                if need_dstate:
+                    a[d].dh0 = <char *> _data(dh0) + index * state_bytes
                 if self.h0 is not None:
                     a[d].h0 = <char *> _data(self.h0) + index * state_bytes
                 if dhT is not None:
                     a[d].dhT = <char *> _data(dhT) + index * state_bytes
                 if e.has_c:
-                    a[d].dc0 = <char *> _data(dc0) + index * state_bytes
+                    if need_dstate:
+                        a[d].dc0 = <char *> _data(dc0) + index * state_bytes
                     if self.c0 is not None:
                         a[d].c0 = <char *> _data(self.c0) + index * state_bytes
                     if dcT is not None:
@@ -694,7 +699,7 @@ cdef class Tape:
             dy = dx
             if self.mask is not None and layer > 0:
                 dy = dropout(dx, *self.mask, layer - 1)  # (F3): forward's mask once more
-        dinitial = (dh0, dc0) if e.has_c else dh0
+        dinitial = (dh0, dc0) if need_dstate and e.has_c else dh0
         if per_step:
             return dx, dinitial, StepGradients(step_dh, step_dc)
         return dx, dinitial

@@ -273,6 +273,32 @@ def test_the_gradient_of_x_can_be_left_out_and_nothing_else_changes(cell, option
     assert identical((again, layer._flat_grad), (dinitial, gradient))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@each_cell
+def test_the_gradient_of_the_initial_state_can_be_left_out_and_nothing_else_changes(cell, split):
+    T, B, I, H = SPLITS[split]
+    layer = build(cell, I, H)
+    x, state, dy, dstate = inputs(layer, T, B)
+    with threads(2):
+        _, _, tape = layer.forward(x, state)
+        dx, _ = tape.backward(dy, dstate)
+        gradient = layer._flat_grad.copy()
+        layer.zero_grad()
+        again, dinitial = tape.backward(dy, dstate, need_dstate=False)
+    assert dinitial is None
+    assert identical((again, layer._flat_grad), (dx, gradient))
+
+
+def test_without_need_of_dstate_a_stack_of_both_directions_gives_the_same_dx():
+    layer = build("lstm", **STACK)
+    x, state, dy, dstate = inputs(layer)
+    _, _, tape = layer.forward(x, state)
+    dx, _, steps = tape.backward(dy, dstate, per_step=True)
+    again, dinitial, same = tape.backward(dy, dstate, per_step=True, need_dstate=False)
+    assert dinitial is None
+    assert identical((again, same.dh, same.dc), (dx, steps.dh, steps.dc))
+
+
 @each_cell
 def test_a_tape_does_not_see_what_happens_after_its_forward(cell):
     layer = build(cell, **STACK)
