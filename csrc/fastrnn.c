@@ -304,6 +304,17 @@ static size_t own_bytes(const fr_call *call, size_t G, int tokens)
     return (bytes + FR_ALIGN - 1) / FR_ALIGN * FR_ALIGN;
 }
 
+/* Pieces of a thread's share of the products over a chunk: blocks of its weight gradients, and panels of its
+ * rows of dx. */
+static int64_t most_pieces(const fr_call *call)
+{
+    const fr_layer *layer = &call->layer;
+    const int64_t nr = typed(layer)->nr, units = call->plan.units;
+    const int64_t blocks = ((layer->hidden_size + units - 1) / units + FR_MC - 1) / FR_MC,
+                  panels = (layer->input_size + nr - 1) / nr;
+    return fr_cells[layer->cell].dslots * blocks + panels;
+}
+
 fr_pass fr_pass_of_call(int backward, int tokens)
 {
     return backward                     ? FR_PASS_BACKWARD
@@ -383,6 +394,11 @@ static size_t lay_out(fr_call *call, const fr_seq *seq, int backward, int traini
         call->dG[1] = place(&a, chunk_rows, (size_t)call->dg_row, real, 1);
         if (tokens && total_rows(seq) >= seq->B + layer->input_size / 2)
             call->dtable = place(&a, I, G, Hp, real);
+        if (call->plan.takes_over) {
+            call->pieces = most_pieces(call);
+            call->taken = (fr_place *)place(&a, threads, (size_t)call->pieces, sizeof(fr_place), 1);
+            call->made = (fr_place *)place(&a, threads, (size_t)call->pieces, sizeof(fr_place), 1);
+        }
         call->own_stride = own_bytes(call, G, tokens);
         if (call->own_stride)
             call->own = place(&a, (size_t)call->plan.rows - 1, call->own_stride, 1, 1);
@@ -519,6 +535,11 @@ static fr_status begin(fr_call *call, const fr_layer *layer, const fr_seq *seq, 
     if (call->claims)
         memset(call->claims, 0,
                sizeof(fr_place) * (size_t)call->plan.rows * (size_t)(call->Hp / typed(layer)->nr));
+    if (call->taken) {
+        const size_t pieces = (size_t)call->plan.threads * (size_t)call->pieces;
+        memset(call->taken, 0, sizeof(fr_place) * pieces);
+        memset(call->made, 0, sizeof(fr_place) * pieces);
+    }
     memset(call->zeros, 0,
            (size_t)(fr_cells[layer->cell].dslots > fr_cells[layer->cell].gates
                         ? fr_cells[layer->cell].dslots

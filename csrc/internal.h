@@ -269,6 +269,9 @@ typedef struct fr_call {
         *ahead; /* of x W made ahead: tiles taken, tiles that thread 1 is through with, and chunks
                           * that thread 0 is through with */
     fr_place *claims; /* [rows of the plan][panels], or NULL: every thread keeps to its own */
+    /* Backward, [threads][pieces] of the products over a chunk: who takes one, and which are made; likewise. */
+    fr_place *taken, *made;
+    int64_t pieces;
     fr_links links;
     int helps; /* this is the copy of one that makes a share of the products: fr_help */
     const char *packed;
@@ -403,6 +406,10 @@ const fr_kernels *fr_current_kernels(void);
 
 /* Of the first-level data cache of a core; 32 KB where that is not known. */
 size_t fr_l1_bytes(void);
+/* So many bytes of weights come as fast as they are used; whoever reads more asks for them early: tile.h.
+ * FR_NEAR_BYTES, where little is known. */
+size_t fr_near_bytes(void);
+#define FR_NEAR_BYTES 10000000
 
 /* ---- plan.c ------------------------------------------------------------------------------- */
 

@@ -16,8 +16,8 @@
  *
  * Cores are seldom equally fast: some share their multipliers with somebody else, some are of a slower
  * kind. A thread that walks its own rows waits for the slowest one at the end. Threads that share
- * rows can do better, forward and with enough work a step: who is done takes over panels of the
- * others. Which thread computes a panel changes no number.
+ * rows can do better, with enough work a step: who is done takes over panels of the others, and pieces of
+ * their gradients. Which thread computes what changes no number.
  *
  * A service calls now and then, and its threads sleep meanwhile. A call that would gain less than it takes
  * to wake them is only offered to them, and only as long as it turns out to be faster with them: pace.c. So is
@@ -62,7 +62,10 @@ enum {
      * gain no more a step may be slower there than one. */
     FAR_MEETING_CYCLES = 2000,
     TAKE_OVER_CYCLES = 500000, /* a step of a thread that is worth the traffic of sharing rows */
-    UNEVEN_PERCENT = 10,       /* what parts of the batch lose by waiting for the slowest thread */
+    /* On the way back dG, which is wider than h, goes from core to core: of so many units and more, where each
+     * number of it is multiplied often enough. */
+    TAKE_OVER_BACKWARD = 384,
+    UNEVEN_PERCENT = 10, /* what parts of the batch lose by waiting for the slowest thread */
     /* Parts add up gradients on their own unless the largest has so many percent more rows than the mean; of
      * one gate, whose dG is soon added up, twice as many. */
     UNEVEN_SUMS_PERCENT = 4,
@@ -77,10 +80,9 @@ enum {
      * of 650 units had read 7 MB for every step of 20 rows, a fifth of inference and more. */
     FAR_FORWARD_BYTES = 10 << 20,
     FAR_FORWARD_ROWS = 240,
-    /* And from here on whoever reads weights first asks for them early: tile.h. The way back streams them
-     * packed in the other order, dG, and the gradients through the same cache. */
-    EARLY_BYTES = 10000000,
-    EARLY_BACKWARD_BYTES = EARLY_BYTES / 3,
+    /* Weights are near if they have so small a part of fr_near_bytes: the way back streams them packed in the
+     * other order, dG, and the gradients through the same cache. */
+    NEAR_BACKWARD = 3,
     FOLLOWED_BYTES = 112 << 10, /* of a step's weights: from here on x W is better woven: weave.h */
     FEW_STEP = 14 /* weights of a unit that must be packed for each step before packing pays */
 };
@@ -176,7 +178,8 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
             const int64_t part_rows = (B + rows - 1) / rows;
             const double step =
                 step_cycles(cell, part_rows, panels, layer->hidden_size, panel, real_bytes);
-            const int large = !backward && B / rows > 1 && step >= TAKE_OVER_CYCLES;
+            const int large = B / rows > 1 && step >= TAKE_OVER_CYCLES &&
+                              !(backward && layer->hidden_size < TAKE_OVER_BACKWARD);
             /* Forward makes x W panel by panel, whoever will read them. */
             const double share =
                 backward ? 1.0 / units : panels / most_panels(layer->hidden_size, 1, panel);
@@ -253,7 +256,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
     const int stays_near = B > 1 || (double)row_bytes * (double)layer->hidden_size < L2_BYTES;
     if (threads > 1 && B > 0 && stays_near && !best.takes_over && at_once < 2 * least)
         best.together = alone < WAKING_CYCLES ? 1 : 2;
-    best.far = weight_bytes > (backward ? EARLY_BACKWARD_BYTES : EARLY_BYTES);
+    best.far = weight_bytes * (backward ? NEAR_BACKWARD : 1) > (double)fr_near_bytes();
     return (costed_plan){best, least, alone};
 }
 

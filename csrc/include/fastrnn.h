@@ -376,7 +376,9 @@ typedef struct fr_plan {
     int threads;     /* rows * units, and one more if `ahead` */
     int rows, units; /* parts of the batch; parts of the hidden units */
     int64_t chunk;   /* time steps whose batched products are done together */
-    int takes_over; /* 1: whoever is done with the units of a step takes over some of the others' */
+    /* 1: whoever is done with the units of a step, or the gradients of a chunk, takes over some of the
+     * others' */
+    int takes_over;
     int ahead; /* 1: a second thread makes x W of steps to come while the first walks them; 2: which takes longer,
                 * so the first helps when it would have to wait */
     /* 1: threads that sleep are not woken for one call; the caller's does all, with the same numbers, and

@@ -96,6 +96,96 @@ FR_NOINLINE void NAME(input_product_evenly)(const fr_call *call, const fr_part *
     }
 }
 
+/* ---- who makes what of a chunk's gradients ----
+ *
+ * The products over a chunk are shared out by units (dW, dR, db) or rows (dx). A share is made in pieces, and
+ * where threads take over each other's, whoever is through with his own goes on with the others', from the
+ * end to which they come last. Pieces add to the same sums again and again, in rounds: the next round's waits
+ * until this round's is made. Who makes a piece changes no number. */
+typedef struct NAME(share) {
+    int one, those;         /* this thread's of so many */
+    fr_place *taken, *made; /* [those][most]; NULL: everybody keeps to his own */
+    ptrdiff_t most;         /* pieces of a share, those of the weights' gradients first */
+    int64_t rounds[2];      /* of those, and of the ones of dx */
+} NAME(share);
+
+static NAME(share) NAME(share_of_thread)(const fr_call *call, int tid)
+{
+    const int units = call->plan.units;
+    NAME(share)
+    share = {.one = call->own ? tid % units : tid,
+             .those = call->own ? units : call->plan.threads,
+             .most = call->pieces};
+    if (call->taken && !call->blas) {
+        share.taken = call->taken + (tid - share.one) * share.most;
+        share.made = call->made + (tid - share.one) * share.most;
+    }
+    return share;
+}
+
+/* Where a share of n begins and ends. */
+FR_INLINE ptrdiff_t NAME(share_of)(ptrdiff_t n, const NAME(share) * share)
+{
+    return n * share->one / share->those;
+}
+
+FR_INLINE ptrdiff_t NAME(end_of_share)(ptrdiff_t n, const NAME(share) * share)
+{
+    return n * (share->one + 1) / share->those;
+}
+
+/* A round over all pieces that this thread makes, `count` of each share. */
+typedef struct NAME(piece_walk) {
+    NAME(share) of; /* whose piece it is */
+    ptrdiff_t count, first, i, piece;
+    int64_t before; /* rounds */
+    int turn;
+} NAME(piece_walk);
+
+FR_INLINE NAME(piece_walk) NAME(begin_pieces)(NAME(share) * share, ptrdiff_t count, int dx)
+{
+    return (NAME(piece_walk)){.of = *share,
+                              .count = count,
+                              .first = dx ? share->most - count : 0,
+                              .before = share->rounds[dx]++};
+}
+
+/* Among the places of all. */
+FR_INLINE ptrdiff_t NAME(place_of_piece)(const NAME(piece_walk) * w)
+{
+    return w->of.one * w->of.most + w->first + w->piece;
+}
+
+/* 0: none are left. */
+FR_INLINE int NAME(next_piece)(NAME(piece_walk) * w, const NAME(share) * mine)
+{
+    for (;;) {
+        while (w->i < w->count) {
+            const ptrdiff_t i = w->i++;
+            w->piece = w->turn ? w->count - 1 - i : i;
+            if (!mine->taken || fr_take(&mine->taken[NAME(place_of_piece)(w)], w->before))
+                return 1;
+        }
+        if (!mine->taken || ++w->turn == mine->those)
+            return 0;
+        w->of.one = (mine->one + w->turn) % mine->those;
+        w->i = 0;
+    }
+}
+
+/* Before a piece adds to sums that the round before has added to, and after it has. */
+FR_INLINE void NAME(await_sums)(const NAME(piece_walk) * w)
+{
+    if (w->of.made)
+        fr_wait(&w->of.made[NAME(place_of_piece)(w)], w->before);
+}
+
+FR_INLINE void NAME(tell_sums)(const NAME(piece_walk) * w)
+{
+    if (w->of.made)
+        fr_tell(&w->of.made[NAME(place_of_piece)(w)], w->before + 1);
+}
+
 /* ---- products made on the way: weave.h ---- */
 
 /* The whole panels of a part. A narrow one, the last of a layer, would take as long as a whole one. */
@@ -287,9 +377,9 @@ FR_INLINE void NAME(fetch_columns)(const real *first, ptrdiff_t width)
     FR_PREFETCH(first + columns - 1);
 }
 
-/* dx[r] (+)= dG[r] W for n rows, from panel p0 on; only the slots that feed the input weights. */
+/* dx[r] (+)= dG[r] W for n rows, panels [p0, p1); only the slots that feed the input weights. */
 static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *const *dg,
-                             ptrdiff_t n, ptrdiff_t p0)
+                             ptrdiff_t n, ptrdiff_t p0, ptrdiff_t p1)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp,
@@ -301,7 +391,7 @@ static void NAME(dx_product)(const fr_call *call, real *const *dx, const real *c
         init[m] = (const real *)call->zeros;
         pre_row[m] = pre + m * NR;
     }
-    for (ptrdiff_t p = p0; p * NR < I; p++) {
+    for (ptrdiff_t p = p0; p < p1; p++) {
         const ptrdiff_t width = I - p * NR;
         const int tile_width = NAME(tile_width)(width), vectors = NAME(panel_vectors)(I, p),
                   first = NAME(first_tile_width)(width, call->plan.far);
@@ -506,14 +596,12 @@ static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const 
     }
 }
 
-/* One thread's share of dW, dR and db over n rows of dG: units [u0, u1) of every slot.
+/* One thread's share of dW, dR and db over n rows of dG, more than FR_FEW_ROWS: some units of every slot.
  *   dg      rows of dG                          h, rh   rows that the recurrent product read
- *   x       rows of x, or NULL for tokens       set     sums are written, not added to: of more than
- *                                                       FR_FEW_ROWS rows */
+ *   x       rows of x, or NULL for tokens       set     sums are written, not added to */
 static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, const real *const *h,
                                   const real *const *rh, const real *const *x, ptrdiff_t n,
-                                  ptrdiff_t u0, ptrdiff_t u1, const fr_sums *sums, int set,
-                                  real *work)
+                                  NAME(share) * share, const fr_sums *sums, int set, real *work)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size, Hp = call->Hp;
@@ -524,39 +612,47 @@ static void NAME(weight_gradient)(const fr_call *call, const real *const *dg, co
     real *rh_panels = h_panels + FR_KC * NAME(round_up)(H);
     real *x_panels = rh_panels + (rh ? FR_KC * NAME(round_up)(H) : 0);
 
-    if (n <= FR_FEW_ROWS) {
-        NAME(weight_gradient_of_few)(call, dg, h, rh, x, (int)n, u0, u1, sums);
-        return;
-    }
+    const ptrdiff_t blocks = ((H + share->those - 1) / share->those + FR_MC - 1) / FR_MC;
     for (ptrdiff_t k0 = 0; k0 < n; k0 += FR_KC) {
         const ptrdiff_t K = n - k0 < FR_KC ? n - k0 : FR_KC;
         const int first_block = set && k0 == 0;
         const real *zeros = first_block ? (const real *)call->zeros : NULL;
-        NAME(pack_operand)(h_panels, h + k0, K, H);
-        if (rh)
-            NAME(pack_operand)(rh_panels, rh + k0, K, H);
-        if (x)
-            NAME(pack_operand)(x_panels, x + k0, K, I);
-        for (int slot = 0; slot < cell->dslots; slot++)
-            for (ptrdiff_t u = u0; u < u1; u += FR_MC) {
-                const ptrdiff_t M = u1 - u < FR_MC ? u1 - u : FR_MC;
-                const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
-                /* rows of a chunk lie back to back: they are a matrix */
-                const real *block = dg[k0] + slot * Hp + u;
-                ptrdiff_t first, end;
-                NAME(share_of_dR)(call, slot, u, M, &first, &end);
-                if (!call->links.help || call->helps)
-                    NAME(bias_gradient)(call, sums, slot, u, block, M, K, first_block);
-                if ((x && wg >= 0) || (rg >= 0 && end > first))
-                    NAME(transpose)(transposed, ldt, block, call->dg_row, K, M);
-                if (rg >= 0)
-                    NAME(outer_product)
-                (dw_hh + (rg * H + u + first) * H, H, transposed + first * ldt, ldt, end - first, K,
-                 cell->r_from_rh[slot] ? rh_panels : h_panels, H, zeros);
-                if (x && wg >= 0)
-                    NAME(outer_product)
-                (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I, zeros);
+        int packed = 0; /* others may have left nothing to do */
+        NAME(piece_walk) pieces = NAME(begin_pieces)(share, cell->dslots * blocks, 0);
+        while (NAME(next_piece)(&pieces, share)) {
+            const int slot = (int)(pieces.piece / blocks);
+            const ptrdiff_t u = NAME(share_of)(H, &pieces.of) + pieces.piece % blocks * FR_MC,
+                            left = NAME(end_of_share)(H, &pieces.of) - u,
+                            M = left < FR_MC ? left : FR_MC;
+            const int wg = cell->w_gate[slot], rg = cell->r_gate[slot];
+            if (M <= 0)
+                continue;
+            if (!packed) {
+                NAME(pack_operand)(h_panels, h + k0, K, H);
+                if (rh)
+                    NAME(pack_operand)(rh_panels, rh + k0, K, H);
+                if (x)
+                    NAME(pack_operand)(x_panels, x + k0, K, I);
+                packed = 1;
             }
+            /* rows of a chunk lie back to back: they are a matrix */
+            const real *block = dg[k0] + slot * Hp + u;
+            ptrdiff_t first, end;
+            NAME(share_of_dR)(call, slot, u, M, &first, &end);
+            NAME(await_sums)(&pieces);
+            if (!call->links.help || call->helps)
+                NAME(bias_gradient)(call, sums, slot, u, block, M, K, first_block);
+            if ((x && wg >= 0) || (rg >= 0 && end > first))
+                NAME(transpose)(transposed, ldt, block, call->dg_row, K, M);
+            if (rg >= 0)
+                NAME(outer_product)
+            (dw_hh + (rg * H + u + first) * H, H, transposed + first * ldt, ldt, end - first, K,
+             cell->r_from_rh[slot] ? rh_panels : h_panels, H, zeros);
+            if (x && wg >= 0)
+                NAME(outer_product)
+            (dw_ih + (wg * H + u) * I, I, transposed, ldt, M, K, x_panels, I, zeros);
+            NAME(tell_sums)(&pieces);
+        }
     }
 }
 
@@ -759,26 +855,45 @@ static void NAME(dx_of_few)(const fr_call *call, real *const *dx, const real *co
     NAME(dots)(to, call->dx_add, &weights, dg, n, i0, i1);
 }
 
-/* The share of thread `one` of `those` in a chunk's products of n rows: weight gradients by units, dx
- * by rows, of a few rows by columns. With `set` the former are written, not added to. The dG of all n rows must
- * be complete. Of the rows from `woven` on, dx has been made on the way, but for a narrow panel. */
+/* dx of rows [0, woven), and of those from there on the last panel, if it is narrow: the others have been made on
+ * the way. */
+static void NAME(dx_of_chunk)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
+                              ptrdiff_t woven, NAME(share) * share)
+{
+    const ptrdiff_t I = call->layer.input_size, panels = (I + NR - 1) / NR;
+    /* By itself a thread takes all panels of its rows at once. */
+    NAME(piece_walk) pieces = NAME(begin_pieces)(share, share->taken ? panels : 1, 1);
+    while (NAME(next_piece)(&pieces, share)) {
+        const ptrdiff_t p0 = pieces.piece, p1 = share->taken ? p0 + 1 : panels;
+        const ptrdiff_t r0 = NAME(share_of)(woven, &pieces.of),
+                        r1 = NAME(end_of_share)(woven, &pieces.of);
+        NAME(dx_product)(call, c->dx + r0, c->dg + r0, r1 - r0, p0, p1);
+    }
+    const ptrdiff_t r0 = woven + NAME(share_of)(n - woven, share),
+                    r1 = woven + NAME(end_of_share)(n - woven, share);
+    NAME(dx_product)(call, c->dx + r0, c->dg + r0, r1 - r0, I / NR, panels);
+}
+
+/* A thread's share in a chunk's products of n rows: weight gradients by units, dx by rows, of a few rows by
+ * columns. With `set` the former are written, not added to. The dG of all n rows must be complete. Of the rows
+ * from `woven` on, dx has been made on the way, but for a narrow panel. */
 static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c, ptrdiff_t n,
-                                 ptrdiff_t woven, int one, int those, const fr_sums *sums, int set,
+                                 ptrdiff_t woven, NAME(share) * share, const fr_sums *sums, int set,
                                  real *work)
 {
     const real *const *rh = fr_cells[call->layer.cell].rh_slot ? c->rh : NULL;
     const real *const *x = call->x.p ? c->x : NULL;
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
-    const ptrdiff_t u0 = H * one / those, u1 = H * (one + 1) / those;
-    const ptrdiff_t r0 = n * one / those, r1 = n * (one + 1) / those;
-    const ptrdiff_t w0 = woven + (n - woven) * one / those,
-                    w1 = woven + (n - woven) * (one + 1) / those;
-    const ptrdiff_t m0 = woven * one / those, m1 = woven * (one + 1) / those;
-    if (call->grads.w_ih && u1 > u0) {
-        if (call->blas)
-            NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
+    const ptrdiff_t u0 = NAME(share_of)(H, share), u1 = NAME(end_of_share)(H, share);
+    const ptrdiff_t r0 = NAME(share_of)(n, share), r1 = NAME(end_of_share)(n, share);
+    if (call->grads.w_ih) {
+        if (call->blas) {
+            if (u1 > u0)
+                NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
+        } else if (n <= FR_FEW_ROWS)
+            NAME(weight_gradient_of_few)(call, c->dg, c->h, rh, x, (int)n, u0, u1, sums);
         else
-            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, u0, u1, sums, set, work);
+            NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, share, sums, set, work);
         if (call->tokens.p)
             NAME(scatter_tokens)(call, c->dg, c->token, n, u0, u1, sums);
     }
@@ -786,10 +901,8 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
         if (call->blas)
             NAME(dx_product_blas)(call, c->dx + r0, c->dg + r0, r1 - r0, work);
         else if (call->few)
-            NAME(dx_of_few)(call, c->dx, c->dg, n, I * one / those, I * (one + 1) / those);
-        else {
-            NAME(dx_product)(call, c->dx + m0, c->dg + m0, m1 - m0, 0);
-            NAME(dx_product)(call, c->dx + w0, c->dg + w0, w1 - w0, I / NR);
-        }
+            NAME(dx_of_few)
+        (call, c->dx, c->dg, n, NAME(share_of)(I, share), NAME(end_of_share)(I, share));
+        else NAME(dx_of_chunk)(call, c, n, woven, share);
     }
 }

@@ -271,15 +271,17 @@ typedef struct CELL_NAME(_back_walker) {
     int tid, unit, me; /* unit: which of those who share these rows; me: which part of the batch */
     fr_part part;
     ptrdiff_t u0, u1; /* its units */
-    /* Products over a chunk are shared out by units (dW, dR, db) or rows (dx), among those who have
-     * the same part of the batch, or, if parts do not add up on their own, among everybody. */
-    int those, one;
+    /* Products over a chunk are shared out among those who have the same part of the batch, or, if parts do
+     * not add up on their own, among everybody. */
+    NAME(share) share;
     fr_sums sums;
     int writes; /* the first chunk's products are written to the sums */
     NAME(row_arrays) a;
     NAME(chunk_rows) rows_of;
     NAME(sharing) with;
     int once; /* of a single row: nobody is met after a step, and all its panels are one tile */
+    int takes_over; /* panels of a step; not where every thread has made its own panels' gradients whole */
+    unsigned round;
     /* a chunk of time: its steps, where its dG begin, those of this part, of this step and of the one
      * after it */
     int64_t s0, s1;
@@ -303,8 +305,9 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
     w->part = fr_plan_part(&call->plan, rows, Hp / NR, tid);
     w->u0 = w->part.p0 * NR;
     w->u1 = w->part.p1 * NR < H ? w->part.p1 * NR : H;
-    w->those = call->own ? units : call->plan.threads;
-    w->one = call->own ? w->unit : tid;
+    w->share = NAME(share_of_thread)(call, tid);
+    w->takes_over = call->claims && !call->looks;
+    w->round = 0;
     w->sums = NAME(sums_of_part)(call, w->me);
     w->writes = NAME(writes_sums)(call, &w->sums, &w->part);
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &w->a), &w->rows_of);
@@ -325,7 +328,9 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
          w->u1 - w->u0);
     }
     NAME(clear_sums)
-    (call, &w->sums, w->writes, H * w->one / w->those, H * (w->one + 1) / w->those);
+    (call, &w->sums, w->writes, NAME(share_of)(H, &w->share), NAME(end_of_share)(H, &w->share));
+    if (w->takes_over) /* who takes over a panel reads what goes on from it */
+        fr_meet(call->sharers + (tid - w->unit), units, w->unit);
 }
 
 /* Chunk i of time. */
@@ -390,7 +395,7 @@ FR_INLINE void CELL_NAME(_enter_step_back)(const fr_call *call, int64_t s,
         if (w->woven < w->s1)
             NAME(finish_weave)(&w->weave);
         w->woven = s + 1;
-        NAME(weave_dx)(call, w->woven, w->dg_after, w->one, w->those, &w->weave);
+        NAME(weave_dx)(call, w->woven, w->dg_after, w->share.one, w->share.those, &w->weave);
         a->weave = &w->weave;
     }
     if (call->looks)
@@ -402,7 +407,8 @@ FR_NOINLINE void CELL_NAME(_walk_panels_back)(const fr_call *call, int phase,
                                               CELL_NAME(_back_walker) * w)
 {
     NAME(panel_walk)
-    walk = NAME(begin_panels)(call, &w->part, w->tid, &w->a, w->n, w->a.back, 0);
+    walk = NAME(begin_panels)(call, &w->part, w->tid, &w->a, w->n, w->a.back,
+                              w->takes_over ? ++w->round : 0);
     for (ptrdiff_t p, wide; (wide = NAME(next_panels)(&walk, &p));)
         for (ptrdiff_t q = 0, h; q < w->n; q += h) {
             h = NAME(tile_height)(w->n - q);
@@ -434,7 +440,7 @@ FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_ba
         call->own ? NAME(fill_chunk)(call, s0, s1, w->me, w->me + 1, w->mine, &w->rows_of)
                   : NAME(fill_chunk)(call, s0, s1, 0, call->plan.rows, w->buffer, &w->rows_of);
     NAME(chunk_products)
-    (call, &w->rows_of, n, n - (s1 - w->woven), w->one, w->those, &w->sums,
+    (call, &w->rows_of, n, n - (s1 - w->woven), &w->share, &w->sums,
      w->writes && s1 == call->rows.T, (real *)(call->work + w->tid * call->work_stride));
 }
 
@@ -451,7 +457,7 @@ FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walke
     }
     if (!call->own)
         NAME(add_sums)
-    (call, &w->sums, H * w->one / w->those, H * (w->one + 1) / w->those);
+    (call, &w->sums, NAME(share_of)(H, &w->share), NAME(end_of_share)(H, &w->share));
     if (!call->dh0 && !call->dc0)
         return;
     a->early = NULL;
@@ -505,9 +511,9 @@ FR_INLINE void CELL_NAME(_walk_back)(const fr_call *call, int tid, CELL_NAME(_ba
             for (int i = 0; i < walkers; i++)
                 CELL_NAME(_leave_step_back)(call, s, &w[i]);
         }
-        if (walkers == 1 && w->those > 1)
-            fr_meet(call->own ? call->sharers + (tid - w->unit) : call->everybody, w->those,
-                    w->one);
+        if (walkers == 1 && w->share.those > 1)
+            fr_meet(call->own ? call->sharers + (tid - w->unit) : call->everybody, w->share.those,
+                    w->share.one);
         for (int i = 0; i < walkers; i++)
             CELL_NAME(_leave_chunk_back)(call, &w[i]);
     }
@@ -529,6 +535,7 @@ FR_NOINLINE void CELL_NAME(_help_back)(const fr_call *call)
     const fr_rows *rows = &call->rows;
     const real *const dg = (const real *)call->dG[0];
     const fr_sums sums = {call->grads, NULL};
+    NAME(share) everything = {.those = 1};
     NAME(row_arrays) a;
     NAME(chunk_rows) c;
     NAME(bind_chunk)(call, NAME(bind_rows)(call, 0, &a), &c);
@@ -537,8 +544,8 @@ FR_NOINLINE void CELL_NAME(_help_back)(const fr_call *call)
     for (ptrdiff_t i = 0; i < n * call->dg_row; i += 64 / (int)sizeof(real))
         FR_PREFETCH(dg + i);
     NAME(weight_gradient)
-    (call, c.dg, c.h, fr_cells[call->layer.cell].rh_slot ? c.rh : NULL, NULL, n, 0,
-     call->layer.hidden_size, &sums, call->links.sets, (real *)call->work);
+    (call, c.dg, c.h, fr_cells[call->layer.cell].rh_slot ? c.rh : NULL, NULL, n, &everything, &sums,
+     call->links.sets, (real *)call->work);
 }
 
 static void CELL_NAME(_backward)(void *arg, int tid)

@@ -1,5 +1,5 @@
-/* cpu.c with two more lines in its table, the kernels of isa_wide.c and isa_narrow.c, and a first-level
- * cache as large as a test says. Everything else is the shipped file, which the linker then leaves in the
+/* cpu.c with two more lines in its table, the kernels of isa_wide.c and isa_narrow.c, and caches
+ * as large as a test says. Everything else is the shipped file, which the linker then leaves in the
  * library. */
 #include "internal.h"
 
@@ -17,12 +17,14 @@ extern const fr_kernels fr_kernels_wide, fr_kernels_narrow;
 /* clang-format on */
 
 #define fr_l1_bytes shipped_l1_bytes
+#define fr_near_bytes shipped_near_bytes
 #include "../cpu.c"
 #undef fr_l1_bytes
+#undef fr_near_bytes
 
 #include "seams.h"
 
-size_t forced_l1_bytes;
+size_t forced_l1_bytes, forced_near_bytes;
 
 int cores_differ(void)
 {
@@ -36,4 +38,9 @@ int cores_differ(void)
 size_t fr_l1_bytes(void)
 {
     return forced_l1_bytes ? forced_l1_bytes : shipped_l1_bytes();
+}
+
+size_t fr_near_bytes(void)
+{
+    return forced_near_bytes ? forced_near_bytes : shipped_near_bytes();
 }

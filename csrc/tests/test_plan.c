@@ -108,33 +108,47 @@ static void threads_take_over_panels_where_a_step_is_long(void)
         const fr_plan little = shipped_make_plan(&small, 50, 64, threads, 16, 0);
         const fr_plan one_row = shipped_make_plan(&large, 50, 1, threads, 16, 0);
         const fr_plan back = shipped_make_plan(&large, 50, 64, threads, 16, 1);
+        const fr_plan tall = shipped_make_plan(&small, 50, 2048, threads, 16, 1);
         CHECK(much.takes_over == (threads > 1), "%d threads, a long step", threads);
         CHECK(!much.takes_over || much.units > 1, "%d threads, but nobody shares rows", threads);
         CHECK(!little.takes_over, "%d threads, a short step", threads);
         CHECK(!one_row.takes_over, "%d threads, a single row", threads);
-        CHECK(!back.takes_over, "%d threads, backward", threads);
+        CHECK(back.takes_over == (threads > 1), "%d threads, backward", threads);
+        CHECK(!tall.takes_over, "%d threads, backward of few units and many rows", threads);
     }
 }
 
-/* Of what the third level of cache keeps for us alone, too, asking early would cost 1%. */
+/* Of what the third level of cache keeps for us alone, too, asking early would cost 1%, unless that level is a
+ * slow one. */
 static void weights_are_asked_for_early_where_they_come_from_far_away(void)
 {
     const struct {
         fr_layer layer;
-        int forward, backward;
-    } cases[] = {{{FR_LSTM, FR_F32, 650, 650}, 1, 1},     {{FR_LSTM, FR_F64, 650, 650}, 1, 1},
-                 {{FR_LSTM, FR_F32, 512, 512}, 0, 1},     {{FR_GRU, FR_F32, 1024, 1024}, 1, 1},
-                 {{FR_RNN_TANH, FR_F32, 650, 650}, 0, 1}, {{FR_LSTM, FR_F32, 256, 256}, 0, 0},
-                 {{FR_LSTM, FR_F64, 400, 400}, 1, 1},     {{FR_RNN_TANH, FR_F32, 512, 512}, 0, 0}};
+        int forward, backward;           /* with FR_NEAR_BYTES */
+        int slow_forward, slow_backward; /* with a megabyte */
+    } cases[] = {{{FR_LSTM, FR_F32, 650, 650}, 1, 1, 1, 1},
+                 {{FR_LSTM, FR_F64, 650, 650}, 1, 1, 1, 1},
+                 {{FR_LSTM, FR_F32, 512, 512}, 0, 1, 1, 1},
+                 {{FR_GRU, FR_F32, 1024, 1024}, 1, 1, 1, 1},
+                 {{FR_RNN_TANH, FR_F32, 650, 650}, 0, 1, 1, 1},
+                 {{FR_LSTM, FR_F32, 256, 256}, 0, 0, 1, 1},
+                 {{FR_LSTM, FR_F64, 400, 400}, 1, 1, 1, 1},
+                 {{FR_RNN_TANH, FR_F32, 512, 512}, 0, 0, 1, 1},
+                 {{FR_LSTM, FR_F32, 128, 128}, 0, 0, 0, 1},
+                 {{FR_RNN_TANH, FR_F32, 128, 128}, 0, 0, 0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int threads = 1; threads <= 2; threads++) {
-            CHECK(shipped_make_plan(&cases[i].layer, 35, 20, threads, 32, FR_PASS_FORWARD).far ==
-                      cases[i].forward,
-                  "case %d forward", (int)i);
-            CHECK(shipped_make_plan(&cases[i].layer, 35, 20, threads, 32, FR_PASS_BACKWARD).far ==
-                      cases[i].backward,
-                  "case %d backward", (int)i);
-        }
+        for (int threads = 1; threads <= 2; threads++)
+            for (int slow = 0; slow < 2; slow++) {
+                const fr_layer *layer = &cases[i].layer;
+                forced_near_bytes = slow ? 1 << 20 : FR_NEAR_BYTES;
+                CHECK(fresh_plan(layer, 35, 20, threads, 32, FR_PASS_FORWARD).far ==
+                          (slow ? cases[i].slow_forward : cases[i].forward),
+                      "case %d forward", (int)i);
+                CHECK(fresh_plan(layer, 35, 20, threads, 32, FR_PASS_BACKWARD).far ==
+                          (slow ? cases[i].slow_backward : cases[i].backward),
+                      "case %d backward", (int)i);
+            }
+    forced_near_bytes = 0;
 }
 
 /* Of three rows one thread has two, but its x W, and the sums of its gradients, need not take twice as long. */

@@ -237,25 +237,42 @@ static void a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_hol
     forced_l1_bytes = 0;
 }
 
+static void compare_dealt_with_taken(const problem *p, fr_plan plan)
+{
+    answer dealt = new_answer(p), taken = new_answer(p);
+    forced_plan = plan;
+    CHECK(engine_solve(p, FR_F32, &dealt) == FR_OK, "dealt out");
+    forced_plan.takes_over = 1;
+    CHECK(engine_solve(p, FR_F32, &taken) == FR_OK, "taken");
+    for (int i = 0; i < ANSWERS; i++)
+        CHECK(!dealt.count[i] || !memcmp(dealt.of[i], taken.of[i], dealt.count[i] * sizeof(double)),
+              "%d parts of the batch: %s differs", plan.rows, answer_names[i]);
+    free_answer(&dealt), free_answer(&taken);
+    forced_plan.rows = 0;
+}
+
 /* Four threads on fewer cores take panels in a different order every time. */
 static void a_panel_is_the_same_bit_for_bit_whoever_computes_it(void)
 {
     for (int cell = 0; cell < FR_CELLS; cell++)
         for (int options = 0; options <= RAGGED; options += RAGGED) {
             problem *p = new_problem((fr_cell)cell, 9, 7, 5, 130, options);
-            answer dealt = new_answer(p), taken = new_answer(p);
-            forced_plan = (fr_plan){.threads = 4, .rows = 1, .units = 4, .chunk = 2};
-            CHECK(engine_solve(p, FR_F32, &dealt) == FR_OK, "dealt out");
-            forced_plan.takes_over = 1;
-            CHECK(engine_solve(p, FR_F32, &taken) == FR_OK, "taken");
-            for (int i = 0; i < ANSWERS; i++)
-                CHECK(!dealt.count[i] ||
-                          !memcmp(dealt.of[i], taken.of[i], dealt.count[i] * sizeof(double)),
-                      "%s: %s differs", cell_names[cell], answer_names[i]);
-            free_answer(&dealt), free_answer(&taken);
+            compare_dealt_with_taken(p, (fr_plan){.threads = 4, .rows = 1, .units = 4, .chunk = 2});
             free_problem(p);
         }
-    forced_plan.rows = 0;
+}
+
+/* A chunk of 330 rows is added up in two rounds, in several blocks of a gate; dx has two panels and more. */
+static void a_gradient_is_the_same_bit_for_bit_whoever_adds_it_up(void)
+{
+    const int options[] = {0, RAGGED, SET_GRADS, TOKENS};
+    for (int cell = 0; cell < FR_CELLS; cell++)
+        for (int i = 0; i < COUNT(options); i++) {
+            problem *p = new_problem((fr_cell)cell, 3, 165, 40, 160, options[i]);
+            compare_dealt_with_taken(p, (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 2});
+            compare_dealt_with_taken(p, (fr_plan){.threads = 4, .rows = 2, .units = 2, .chunk = 2});
+            free_problem(p);
+        }
 }
 
 static void weights_asked_for_early_give_the_same_numbers_bit_for_bit(void)
@@ -327,6 +344,7 @@ int main(void)
     RUN_ON_EVERY_ISA(a_chunk_of_many_rows_agrees_with_the_scalar_reference);
     RUN_ON_EVERY_ISA(a_single_row_agrees_with_the_scalar_reference_whatever_the_cache_holds);
     RUN_ON_EVERY_ISA(a_panel_is_the_same_bit_for_bit_whoever_computes_it);
+    RUN_ON_EVERY_ISA(a_gradient_is_the_same_bit_for_bit_whoever_adds_it_up);
     RUN_ON_EVERY_ISA(input_products_made_out_of_turn_are_the_same_bit_for_bit);
     RUN_ON_EVERY_ISA(weights_asked_for_early_give_the_same_numbers_bit_for_bit);
     RUN_ON_EVERY_ISA(a_split_by_the_engine_agrees_with_the_scalar_reference);

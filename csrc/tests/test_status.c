@@ -545,6 +545,20 @@ static void the_first_level_cache_is_as_large_as_the_system_says(void)
 #endif
 }
 
+/* Half of a server's second-level cache, or what is assumed of the rest. */
+static void what_is_near_is_at_most_what_is_assumed(void)
+{
+    const size_t bytes = shipped_near_bytes();
+    CHECK(bytes >= 512 << 10 && bytes <= FR_NEAR_BYTES, "%zu", bytes);
+    CHECK(bytes == FR_NEAR_BYTES || !cores_differ(), "%zu, of cores of two kinds", bytes);
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const long told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    CHECK(bytes == FR_NEAR_BYTES || told <= 0 || bytes == (size_t)told / 2, "%zu of %ld", bytes,
+          told);
+#endif
+    CHECK(bytes == shipped_near_bytes(), "another answer");
+}
+
 static void a_provider_is_tried_before_it_is_accepted(void)
 {
     const fr_blas nothing = {.name = "nothing"};
@@ -680,6 +694,7 @@ int main(void)
     RUN(an_unknown_instruction_set_is_refused_and_changes_nothing);
     RUN(instruction_sets_are_listed_best_first_and_end_with_null);
     RUN(the_first_level_cache_is_as_large_as_the_system_says);
+    RUN(what_is_near_is_at_most_what_is_assumed);
     RUN(a_provider_is_tried_before_it_is_accepted);
     RUN(impossible_numbers_of_threads_are_refused);
     RUN(a_plan_of_something_impossible_is_refused);
