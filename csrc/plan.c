@@ -31,8 +31,11 @@
 enum {
     BARRIER_CYCLES = 700, /* measured 0.2 us between two cores of one complex */
     EARLY_CYCLES = 400,   /* a single row's threads have something to do meanwhile: share.h */
-    TILE_CYCLES = 25,     /* call, first loads, last stores */
-    L1_BYTES = 24 << 10,  /* what a slice of weights may take of each level */
+    /* More where the third level of cache is slow, since what goes from core to core goes the same way: a line
+     * there and back 350 ns on an Emerald Rapids, 100 between neighbours of a Zen 4 or 5. */
+    SLOW_MEETING_CYCLES = 800,
+    TILE_CYCLES = 25,    /* call, first loads, last stores */
+    L1_BYTES = 24 << 10, /* what a slice of weights may take of each level */
     L2_BYTES = 400 << 10,
     /* Of one row's weights, what is still there from the last step, of 32 KB: rows.h */
     KEPT_BYTES = 28 << 10,
@@ -40,9 +43,10 @@ enum {
     /* A gradient that one thread has written and another goes on with: a clear of 92 KB took 5.2 us
      * instead of 0.9. Half of the lines make the way. */
     CROSSING_CYCLES = 20,
-    FIRST_ROWS = 6,       /* of x W, which the first step must wait for */
-    LINE_MADE_AHEAD = 8,  /* cycles for each line of x W that another core has made */
-    CORE_BYTES = 1 << 20, /* the most that a core keeps for itself */
+    FIRST_ROWS = 6,            /* of x W, which the first step must wait for */
+    LINE_MADE_AHEAD = 8,       /* cycles for each line of x W that another core has made */
+    SLOW_LINE_MADE_AHEAD = 24, /* and where it comes slowly, see above */
+    CORE_BYTES = 1 << 20,      /* the most that a core keeps for itself */
     /* A line of weights that several threads read: after an update its next writer takes it from all of
      * them, which takes it 24. Forward is split alike in training and in inference, where it costs nothing:
      * with 2 a line, training of small layers took up to a third longer with two threads than with one, with
@@ -152,6 +156,8 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
         (weight_bytes < BOTH_KEEP_BYTES ? BOTH_READ_CYCLES : FAR_BOTH_READ_CYCLES);
     const double crossing =
         backward ? TEAM_CYCLES + near_lines / 2 * CROSSING_CYCLES : 0; /* and a meeting */
+    const double slower = fr_near_bytes() < FR_NEAR_BYTES ? SLOW_MEETING_CYCLES : 0,
+                 meeting = BARRIER_CYCLES + slower;
     fr_plan best = {.threads = 1, .rows = 1, .units = 1};
     double least = 0, alone = 0;
 
@@ -191,7 +197,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
                 evenly = surplus * rows * 100 > UNEVEN_SUMS_PERCENT * (cell->gates > 1 ? 1 : 2);
             } else if (surplus > 0 && pass == FR_PASS_FORWARD) {
                 const double waits = products * share * surplus;
-                const double meets = 2.0 * BARRIER_CYCLES / (double)chunk_of(want * rows, B, steps);
+                const double meets = 2.0 * meeting / (double)chunk_of(want * rows, B, steps);
                 const double lines = surplus * (double)B * (double)row_bytes / 64;
                 const double costs = meets + lines * CROSSING_CYCLES;
                 evenly = waits > 2 * costs; /* a core may multiply twice as fast as counted here */
@@ -199,7 +205,7 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
             }
             if (units > 1)
                 cycles +=
-                    B == 1 && cell->phases == 1 ? EARLY_CYCLES : BARRIER_CYCLES * cell->phases;
+                    B == 1 && cell->phases == 1 ? EARLY_CYCLES + slower : meeting * cell->phases;
             else if (rows > 1 && large)
                 cycles *= 1 + UNEVEN_PERCENT / 100.0;
             cycles *= steps;
@@ -232,12 +238,13 @@ static costed_plan cheapest_plan(const fr_layer *layer, int64_t T, int64_t B, in
 
     if (pass == FR_PASS_FORWARD && threads > 1 && B == 1) { /* of more rows, parts are as fast */
         const double panels = most_panels(layer->hidden_size, 1, panel);
-        const double walk = step_cycles(cell, 1, panels, layer->hidden_size, panel, real_bytes) +
-                            (double)row_bytes / 64 * LINE_MADE_AHEAD;
+        const double walk =
+            step_cycles(cell, 1, panels, layer->hidden_size, panel, real_bytes) +
+            (double)row_bytes / 64 * (slower > 0 ? SLOW_LINE_MADE_AHEAD : LINE_MADE_AHEAD);
         const double shared_out = (walk + batched) / 2;
         const double chunks = (double)((steps + best.chunk - 1) / best.chunk);
         const double cycles = (double)steps * (walk > shared_out ? walk : shared_out) +
-                              FIRST_ROWS * batched + TEAM_CYCLES + chunks * BARRIER_CYCLES;
+                              FIRST_ROWS * batched + TEAM_CYCLES + chunks * meeting;
         if (cycles < least) {
             least = cycles;
             best = (fr_plan){.threads = 2,

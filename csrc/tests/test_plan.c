@@ -148,7 +148,7 @@ static void weights_are_asked_for_early_where_they_come_from_far_away(void)
                           (slow ? cases[i].slow_backward : cases[i].backward),
                       "case %d backward", (int)i);
             }
-    forced_near_bytes = 0;
+    forced_near_bytes = FR_NEAR_BYTES;
 }
 
 /* Of three rows one thread has two, but its x W, and the sums of its gradients, need not take twice as long. */
@@ -362,12 +362,26 @@ static void ragged_rows_are_dealt_out_to_and_fro(void)
     }
 }
 
+/* What goes from core to core goes the way of what comes from a slow third level of cache. */
+static void threads_meet_less_often_where_the_third_level_of_cache_is_slow(void)
+{
+    const fr_layer small = {FR_RNN_TANH, FR_F32, 64, 64}, large = {FR_LSTM, FR_F32, 256, 256};
+    for (int slow = 0; slow < 2; slow++) {
+        forced_near_bytes = slow ? 1 << 20 : FR_NEAR_BYTES;
+        CHECK(fresh_plan(&small, 5000, 1, 2, 32, FR_PASS_BACKWARD).units == 2 - slow, "%d", slow);
+        CHECK(fresh_plan(&large, 5000, 1, 2, 32, FR_PASS_BACKWARD).units == 2, "%d", slow);
+    }
+    forced_near_bytes = FR_NEAR_BYTES;
+}
+
 int main(void)
 {
+    forced_near_bytes = FR_NEAR_BYTES; /* plans of one kind of machine, wherever this is */
     RUN(a_plan_fits_the_sizes_and_is_the_same_when_asked_again);
     RUN(a_plan_is_never_that_of_other_sizes);
     RUN(a_large_problem_uses_every_thread_and_a_tiny_one_only_one);
     RUN(weights_are_asked_for_early_where_they_come_from_far_away);
+    RUN(threads_meet_less_often_where_the_third_level_of_cache_is_slow);
     RUN(uneven_parts_share_out_what_is_summed_over_time);
     RUN(threads_take_over_panels_where_a_step_is_long);
     RUN(short_calls_wake_nobody);
