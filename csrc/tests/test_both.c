@@ -220,6 +220,8 @@ static void one_after_the_other_they_give_what_a_call_for_each_gives(void)
                 "one after the other, rows shared out");
     compare_all((fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 3}, 2,
                 "one after the other, units shared out");
+    compare_all((fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 9, .takes_over = 1}, 2,
+                "one after the other, units taken over");
 }
 
 static void a_bad_token_leaves_everything_as_it_was(void)

@@ -271,6 +271,12 @@ static void a_gradient_is_the_same_bit_for_bit_whoever_adds_it_up(void)
             problem *p = new_problem((fr_cell)cell, 3, 165, 40, 160, options[i]);
             compare_dealt_with_taken(p, (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 2});
             compare_dealt_with_taken(p, (fr_plan){.threads = 4, .rows = 2, .units = 2, .chunk = 2});
+            compare_dealt_with_taken(/* parts add up together */
+                                     p, (fr_plan){.threads = 4,
+                                                  .rows = 2,
+                                                  .units = 2,
+                                                  .chunk = 2,
+                                                  .evenly = 1});
             free_problem(p);
         }
 }
