@@ -20,6 +20,8 @@
 
 #include "kernels/share.h"
 
+#include "kernels/pieces.h"
+
 #include "kernels/products.h"
 
 #include "kernels/dense.h"

@@ -21,10 +21,10 @@
  *           (barrier)                              dW, dR, db, dx of the chunk
  *
  * A thread owns some rows of the batch and some panels of units (fr_part). Only threads that share rows wait
- * for each other at every step; those that share a single one do something meanwhile (share.h). One may
- * walk for all of them, if the others sleep or are far away. A single row's xw may be made by another thread while
- * one walks the steps (products.h), or on the way, and so may its dx (weave.h); few rows go another way
- * back (few.h). */
+ * for each other at every step; of long steps they take over each other's panels, and of a chunk's gradients
+ * pieces (pieces.h), of a single row they do something meanwhile (share.h). One may walk for all of them, if
+ * the others sleep or are far away. A single row's xw may be made by another thread while one walks the steps
+ * (products.h), or on the way, and so may its dx (weave.h); few rows go another way back (few.h). */
 
 #define CELL_NAME(x) NAME(FR_CAT(CELL, x))
 #ifndef CELL_WHOLE_DC
