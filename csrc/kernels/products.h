@@ -115,9 +115,10 @@ FR_INLINE int NAME(may_weave)(const fr_call *call, const fr_part *part)
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size,
                     unit = cell->gates * (ptrdiff_t)sizeof(real);
-    return FR_WEAVES && call->rows.B == 1 && call->plan.rows == 1 && !call->rows.len &&
-           !call->rows.reset && !call->blas && cell->phases == 1 && call->rows.T > FR_WEAVE_STEPS &&
-           H >= FR_WEAVE_LONG && NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
+    return FR_WEAVES && call->rows.B == 1 && FR_WEAVE_PAYS() && call->plan.rows == 1 &&
+           !call->rows.len && !call->rows.reset && !call->blas && cell->phases == 1 &&
+           call->rows.T > FR_WEAVE_STEPS && H >= FR_WEAVE_LONG &&
+           NAME(whole_panels)(call, part) * NR * H * unit > FR_WEAVE_FAR &&
            call->Hp * (H + I) * unit <= MOST;
 }
 

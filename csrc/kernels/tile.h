@@ -52,17 +52,31 @@ enum {
 #define FR_HALVES (VH < VL && FR_NV == 2)
 enum { NAME(bytes_ahead) = 12 << 10 };
 
+/* Two multiply-adds a cycle leave room for others, but not where a core's two hardware threads take turns at
+ * issuing instructions and the other one is busy, with somebody else's work: three a cycle (Emerald Rapids).
+ * Then what counts is how many there are for each multiply-add. One input of 10 rows took 35 for 20, and takes
+ * 29: by itself as fast as before, 164 GFLOP/s, beside a neighbour 126 instead of 111.
+ *
+ *   - The loop takes several inputs a turn.
+ *   - Multiply-adds fetch the number of their row themselves. It saves an instruction and costs a load, of which
+ *     there must not be more than multiply-adds: so not in low tiles, and not in three of the rows.
+ *   - Each row has a pointer of its own, no index: what fetches by an index counts twice. */
+#define FR_TURN(nv, ku)                                                                            \
+    (FR_VBYTES == 64 && (nv) > 0 && (ku) < 4 ? 4 : FR_VBYTES == 32 && (ku) < 2 ? 2 : (ku))
+#define FR_ROW_TURN(ku) (FR_VBYTES >= 32 ? 4 : (ku))
+#define FR_FETCHED(m, mr, nv) (FR_VBYTES == 64 && (nv) == 2 && (mr) > 5 && (m) + 3 < (mr))
+/* Tiles whose sums keep to their registers: vadd_product. Elsewhere gcc knows better. */
+#define FR_PINNED(mr, nv) (FR_VBYTES == 64 && (nv) == 2 && (mr) > 3)
+
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                            ptrdiff_t ioff, const real *const *restrict a, ptrdiff_t aoff,
                            ptrdiff_t K, const real *restrict b);
 
-/* The same, sum by sum, for fewer than KU steps. A function of its own: where the main loop below may have no
- * step at all, gcc 12 keeps sums, or the places they go to, in a second set of registers, which takes 1 to 3%
- * of a tile of 100 steps. */
-FR_NOINLINE void NAME(short_tile)(int mr, int nv, int tail, real *restrict out, ptrdiff_t ldo,
-                                  const real *const *restrict init, ptrdiff_t ioff,
-                                  const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
-                                  const real *restrict b)
+/* mr rows, one sum after the other. */
+FR_INLINE void NAME(short_rows)(int mr, const int nv, int tail, real *restrict out, ptrdiff_t ldo,
+                                const real *const *restrict init, ptrdiff_t ioff,
+                                const real *const *restrict a, ptrdiff_t aoff, const ptrdiff_t K,
+                                const real *restrict b)
 {
     for (int m = 0; m < mr; m++) {
         const real *row = a[m] + aoff;
@@ -81,6 +95,73 @@ FR_NOINLINE void NAME(short_tile)(int mr, int nv, int tail, real *restrict out, 
     }
 }
 
+/* Fewer inputs than a turn of the loop takes, most often one, two or three, whose weights then stay in registers.
+ * A function of its own: where the main loop below may have no step at all, gcc 12 keeps sums, or the places they
+ * go to, in a second set of registers, which takes 1 to 3% of a tile of 100 steps. */
+FR_NOINLINE void NAME(short_tile)(int mr, int nv, int tail, real *restrict out, ptrdiff_t ldo,
+                                  const real *const *restrict init, ptrdiff_t ioff,
+                                  const real *const *restrict a, ptrdiff_t aoff, ptrdiff_t K,
+                                  const real *restrict b)
+{
+    const int whole = nv == FR_NV && !tail;
+    if (whole && K == 1)
+        NAME(short_rows)(mr, FR_NV, 0, out, ldo, init, ioff, a, aoff, 1, b);
+    else if (whole && K == 2)
+        NAME(short_rows)(mr, FR_NV, 0, out, ldo, init, ioff, a, aoff, 2, b);
+    else if (whole && K == 3)
+        NAME(short_rows)(mr, FR_NV, 0, out, ldo, init, ioff, a, aoff, 3, b);
+    else
+        NAME(short_rows)(mr, nv, tail, out, ldo, init, ioff, a, aoff, K, b);
+}
+
+/* The next `steps` inputs of a tile, of which input u is added to acc[u % sums], and of the tail, pair u to
+ * last[u % lasts]. */
+FR_INLINE void NAME(tile_steps)(const int mr, const int nv, const int tail, const int sums,
+                                const int steps, const int lasts, const int far,
+                                vr (*acc)[FR_MR][FR_NV], vr (*last)[FR_MR], const real *const *row,
+                                const real *b)
+{
+    FR_UNROLL
+    for (int u = 0; u < steps; u++) {
+        vr w[FR_NV];
+        FR_UNROLL
+        for (int v = 0; v < nv; v++) {
+            w[v] = vload(b + u * NR + v * VL);
+            if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
+                FR_IN_REGISTER(w[v]);
+        }
+        FR_UNROLL
+        for (int n = 0; far && n < NR; n += 64 / (int)sizeof(real))
+            FR_PREFETCH(b + u * NR + n + NAME(bytes_ahead) / (int)sizeof(real));
+        FR_UNROLL
+        for (int m = 0; m < mr; m++) {
+            if (FR_FETCHED(m, mr, nv)) {
+                FR_UNROLL
+                for (int v = 0; v < nv; v++)
+                    acc[u % sums][m][v] = vadd_scaled(acc[u % sums][m][v], row[m] + u, w[v]);
+            } else {
+                const vr s = vsplat(row[m][u]);
+                FR_UNROLL
+                for (int v = 0; v < nv; v++)
+                    if (FR_PINNED(mr, nv))
+                        acc[u % sums][m][v] = vadd_product(acc[u % sums][m][v], s, w[v]);
+                    else
+                        acc[u % sums][m][v] += s * w[v];
+            }
+        }
+    }
+    if (tail) {
+        FR_UNROLL
+        for (int u = 0; u < steps / 2; u++) {
+            const real *w = b + 2 * u * NR + nv * VL;
+            const vr pairs = vload_pairs(w, w + NR);
+            FR_UNROLL
+            for (int m = 0; m < mr; m++)
+                last[u % lasts][m] += vsplat_pair(row[m] + 2 * u) * pairs;
+        }
+    }
+}
+
 FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const int ku,
                                const int far, real *restrict out, ptrdiff_t ldo,
                                const real *const *restrict init, ptrdiff_t ioff,
@@ -91,11 +172,14 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
     vr last[4][FR_MR]; /* the accumulators of the tail, for pairs of k: ku is 2 or more there */
     vh rest[FR_MR];
     const real *row[FR_MR];
-    ptrdiff_t k = 0;
     /* Of a tall tile with a tail, two k share the sums of the whole vectors, or there would be 30 in all. */
-    const int sums = tail && mr * (2 * nv + 1) > 24 ? 1 : ku;
+    const int sums = tail && mr * (2 * nv + 1) > 24 ? 1 : ku, lasts = ku > 1 ? ku / 2 : 1;
+    const int turn = FR_TURN(nv, ku);
+    const ptrdiff_t left =
+        (ptrdiff_t)((size_t)K % (size_t)turn); /* not signed: that takes longer */
+    const real *const end = b + (K - left) * NR;
 
-    if (K < ku) {
+    if (K < turn) {
         NAME(short_tile)(mr, nv, tail, out, ldo, init, ioff, a, aoff, K, b);
         return;
     }
@@ -115,44 +199,32 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
                 last[u][m] = vsplat(0);
         }
     }
-    for (; k + ku <= K; k += ku) {
+    do {
         FR_NOT_SEVERAL();
+        NAME(tile_steps)(mr, nv, tail, sums, turn, lasts, far, acc, last, row, b);
+        b += turn * NR;
         FR_UNROLL
-        for (int u = 0; u < ku; u++) {
-            vr w[FR_NV];
-            FR_UNROLL
-            for (int v = 0; v < nv; v++) {
-                w[v] = vload(b + (k + u) * NR + v * VL);
-                if (mr > 1) /* gcc 12 loads it once a row if there are two or three */
-                    FR_IN_REGISTER(w[v]);
-            }
-            FR_UNROLL
-            for (int n = 0; far && n < NR; n += 64 / (int)sizeof(real))
-                FR_PREFETCH(b + (k + u) * NR + n + NAME(bytes_ahead) / (int)sizeof(real));
-            FR_UNROLL
-            for (int m = 0; m < mr; m++) {
-                const vr s = vsplat(row[m][k + u]);
-                FR_UNROLL
-                for (int v = 0; v < nv; v++)
-                    acc[u % sums][m][v] += s * w[v];
-            }
+        for (int m = 0; m < mr; m++) {
+            row[m] += turn;
+            if (nv > 0)
+                FR_POINTER(row[m]);
         }
-        if (tail) {
+    } while (b != end);
+    K = left;
+    if (turn > ku) {
+        for (; K >= ku; K -= ku) {
+            NAME(tile_steps)(mr, nv, tail, sums, ku, lasts, 0, acc, last, row, b);
+            b += ku * NR;
             FR_UNROLL
-            for (int u = 0; u < ku / 2; u++) {
-                const real *w = b + (k + 2 * u) * NR + nv * VL;
-                const vr pairs = vload_pairs(w, w + NR);
-                FR_UNROLL
-                for (int m = 0; m < mr; m++)
-                    last[u][m] += vsplat_pair(row[m] + k + 2 * u) * pairs;
-            }
+            for (int m = 0; m < mr; m++)
+                row[m] += ku;
         }
     }
     FR_UNROLL
     for (int m = 0; m < mr && tail; m++)
         rest[m] = vload_h(init[m] + ioff + nv * VL);
     if (ku > 1) {
-        for (; k < K; k++) {
+        for (ptrdiff_t k = 0; k < K; k++) {
             FR_UNROLL
             for (int m = 0; m < mr; m++) {
                 FR_UNROLL
@@ -196,17 +268,36 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
  * accumulators and too little work to be worth a call. Blocks are the gates of a panel, or the panels
  * of a gate. Here the weights are read once and come from L1 or L2: the loads are the limit, so each
  * is the operand of its multiply-add and a[k] is broadcast once for all. */
+FR_INLINE void NAME(row_steps)(const int blocks, const int nv, const int last_nv, const int tail,
+                               const int ku, const int steps, vr (*acc)[4 * FR_NV], vh *last,
+                               const real *a, const real *const *block)
+{
+    const int vectors = (blocks - 1) * nv + last_nv;
+    FR_UNROLL
+    for (int u = 0; u < steps; u++) {
+        const vr s = vsplat(a[u]);
+        FR_UNROLL
+        for (int i = 0; i < vectors; i++)
+            acc[u % ku][i] += s * vload(block[i / nv] + u * NR + i % nv * VL);
+        if (tail)
+            last[u % ku] += vsplat_h(a[u]) * vload_h(block[blocks - 1] + u * NR + last_nv * VL);
+    }
+}
+
 FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int last_nv, const int tail,
                               real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                               const real *restrict a, ptrdiff_t K, const real *restrict b,
                               ptrdiff_t stride)
 {
     const int vectors = (blocks - 1) * nv + last_nv, ku = vectors + tail >= 8 ? 1 : 2;
-    const ptrdiff_t end = (blocks - 1) * stride + last_nv * VL; /* of the last block: its tail */
+    const int turn = FR_ROW_TURN(ku);
+    const real *block[4];
     vr acc[2][4 * FR_NV];
     vh last[2];
-    ptrdiff_t k = 0;
 
+    FR_UNROLL
+    for (int i = 0; i < blocks; i++)
+        block[i] = b + i * stride;
     FR_UNROLL
     for (int i = 0; i < vectors; i++) {
         acc[0][i] = vload(init[i / nv] + i % nv * VL);
@@ -216,26 +307,25 @@ FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int last_nv,
         last[0] = vload_h(init[blocks - 1] + last_nv * VL);
         last[1] = vsplat_h(0);
     }
-    for (; k + ku <= K; k += ku) {
+    for (; K >= turn; K -= turn, a += turn) {
         FR_NOT_SEVERAL();
+        NAME(row_steps)(blocks, nv, last_nv, tail, ku, turn, acc, last, a, block);
         FR_UNROLL
-        for (int u = 0; u < ku; u++) {
-            const vr s = vsplat(a[k + u]);
-            FR_UNROLL
-            for (int i = 0; i < vectors; i++)
-                acc[u][i] += s * vload(b + i / nv * stride + (k + u) * NR + i % nv * VL);
-            if (tail)
-                last[u] += vsplat_h(a[k + u]) * vload_h(b + end + (k + u) * NR);
+        for (int i = 0; i < blocks; i++) {
+            block[i] += turn * NR;
+            FR_POINTER(block[i]);
         }
     }
-    for (; k < K; k++) {
-        const vr s = vsplat(a[k]);
-        FR_UNROLL
-        for (int i = 0; i < vectors; i++)
-            acc[0][i] += s * vload(b + i / nv * stride + k * NR + i % nv * VL);
-        if (tail)
-            last[0] += vsplat_h(a[k]) * vload_h(b + end + k * NR);
+    if (turn > ku) {
+        for (; K >= ku; K -= ku, a += ku) {
+            NAME(row_steps)(blocks, nv, last_nv, tail, ku, ku, acc, last, a, block);
+            FR_UNROLL
+            for (int i = 0; i < blocks; i++)
+                block[i] += ku * NR;
+        }
     }
+    if (ku > 1 && K > 0)
+        NAME(row_steps)(blocks, nv, last_nv, tail, 1, 1, acc, last, a, block);
     FR_UNROLL
     for (int i = 0; i < vectors; i++)
         vstore(out + i / nv * ldo + i % nv * VL, ku > 1 ? acc[0][i] + acc[1][i] : acc[0][i]);

@@ -59,12 +59,18 @@
 #include <immintrin.h>
 #if FR_VBYTES == 32 || defined(__AVX512F__)
 #define FR_IN_REGISTER(v) __asm__("" : "+v"(v)) /* loaded once, not by every user anew */
+#if FR_VBYTES == 64
+#define FR_POINTER(p) __asm__("" : "+r"(p)) /* in a register, not an index beside another */
+#endif
 #endif
 #elif FR_VBYTES && defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
 #ifndef FR_IN_REGISTER
 #define FR_IN_REGISTER(v) ((void)(v))
+#endif
+#ifndef FR_POINTER
+#define FR_POINTER(p) ((void)(p))
 #endif
 /* In a loop over k of plain scalars. gcc 12 makes vectors of several k, which it has to turn about again and
  * again, and not of neighbouring sums, unless something stands between one k and the next: 2 to 2.8 times as
@@ -139,6 +145,35 @@ FR_INLINE vr NAME(v_splat)(real s)
 #else
     /* s - 0 is s for every s, NaN and -0 included, so this is one broadcast. */
     return s - (vr){0};
+#endif
+}
+
+/* sum += a[0] * w, a[0] fetched by the multiply-add itself: one instruction less than to spread it first. gcc
+ * makes that of a number that is used once, not of one that two multiply-adds want. */
+FR_INLINE vr NAME(v_add_scaled)(vr sum, const real *a, vr w)
+{
+#if FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__) && FR_REAL_IS_DOUBLE
+    __asm__("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*a));
+    return sum;
+#elif FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__)
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*a));
+    return sum;
+#else
+    return sum + NAME(v_splat)(*a) * w;
+#endif
+}
+
+/* sum += s * w into the register of the sum: gcc also writes it into that of s or w, and moves it back. */
+FR_INLINE vr NAME(v_add_product)(vr sum, vr s, vr w)
+{
+#if FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__) && FR_REAL_IS_DOUBLE
+    __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(s), "v"(w));
+    return sum;
+#elif FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__)
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(s), "v"(w));
+    return sum;
+#else
+    return sum + s * w;
 #endif
 }
 
@@ -409,6 +444,8 @@ FR_INLINE void NAME(v_sums_of_4)(real *to, const vr *v)
 #define vload_n NAME(v_load_n)
 #define vstore_n NAME(v_store_n)
 #define vsplat NAME(v_splat)
+#define vadd_scaled NAME(v_add_scaled)
+#define vadd_product NAME(v_add_product)
 #define vload_h NAME(v_load_h)
 #define vsplat_h NAME(v_splat_h)
 #define vwiden NAME(v_widen)

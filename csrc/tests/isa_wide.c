@@ -6,5 +6,6 @@
 #define FR_MR 10
 #define FR_WEAVE_FAR 0 /* weights of any size are far away */
 #define FR_WEAVE_LONG 1
+#define FR_WEAVE_PAYS() 1 /* wherever this is */
 #define FR_WEAVE_PIECE 5
 #include "kernels/kernels.h"
