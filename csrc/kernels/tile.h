@@ -54,18 +54,19 @@ enum { NAME(bytes_ahead) = 12 << 10 };
 
 /* Two multiply-adds a cycle leave room for others, but not where a core's two hardware threads take turns at
  * issuing instructions and the other one is busy, with somebody else's work: three a cycle (Emerald Rapids).
- * Then what counts is how many there are for each multiply-add. One input of 10 rows took 35 for 20, and takes
- * 29: by itself as fast as before, 164 GFLOP/s, beside a neighbour 126 instead of 111.
+ * Then what counts is how many there are for each multiply-add. One input of 10 rows took 36 for 20, and takes
+ * 30: by itself as fast as before, 164 GFLOP/s, beside a neighbour 126 instead of 111.
  *
- *   - The loop takes several inputs a turn.
+ *   - The loop takes several inputs a turn (one of several rows FR_TURN, one of a single row FR_ROW_TURN).
  *   - Multiply-adds fetch the number of their row themselves. It saves an instruction and costs a load, of which
- *     there must not be more than multiply-adds: so not in low tiles, and not in three of the rows.
- *   - Each row has a pointer of its own, no index: what fetches by an index counts twice. */
+ *     two a cycle are all there are: so not in four of the rows, and not in low tiles, which are slower with it.
+ *   - Each row has a pointer of its own, no index: a multiply-add that fetches by an index counts twice. Where
+ *     none fetches (a tile of less than a vector), gcc may choose. */
 #define FR_TURN(nv, ku)                                                                            \
     (FR_VBYTES == 64 && (nv) > 0 && (ku) < 4 ? 4 : FR_VBYTES == 32 && (ku) < 2 ? 2 : (ku))
 #define FR_ROW_TURN(ku) (FR_VBYTES >= 32 ? 4 : (ku))
-#define FR_FETCHED(m, mr, nv) (FR_VBYTES == 64 && (nv) == 2 && (mr) > 5 && (m) + 3 < (mr))
-/* Tiles whose sums keep to their registers: vadd_product. Elsewhere gcc knows better. */
+#define FR_FETCHED(m, mr, nv) (FR_VBYTES == 64 && (nv) == 2 && (mr) > 5 && (m) + 4 < (mr))
+/* Tiles most of whose sums keep to their registers: vadd_product. Elsewhere gcc knows better. */
 #define FR_PINNED(mr, nv) (FR_VBYTES == 64 && (nv) == 2 && (mr) > 3)
 
 typedef void NAME(tile_fn)(real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
@@ -213,7 +214,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
     K = left;
     if (turn > ku) {
         for (; K >= ku; K -= ku) {
-            NAME(tile_steps)(mr, nv, tail, sums, ku, lasts, 0, acc, last, row, b);
+            NAME(tile_steps)(mr, nv, tail, sums, ku, lasts, far, acc, last, row, b);
             b += ku * NR;
             FR_UNROLL
             for (int m = 0; m < mr; m++)
@@ -264,10 +265,7 @@ FR_INLINE void NAME(tile_body)(const int mr, const int nv, const int tail, const
     }
 }
 
-/* One row of several blocks at once, `stride` apart: with a batch of one, a block alone has too few
- * accumulators and too little work to be worth a call. Blocks are the gates of a panel, or the panels
- * of a gate. Here the weights are read once and come from L1 or L2: the loads are the limit, so each
- * is the operand of its multiply-add and a[k] is broadcast once for all. */
+/* The next `steps` inputs of a single row: a[0..steps) times those of each block. */
 FR_INLINE void NAME(row_steps)(const int blocks, const int nv, const int last_nv, const int tail,
                                const int ku, const int steps, vr (*acc)[4 * FR_NV], vh *last,
                                const real *a, const real *const *block)
@@ -284,6 +282,10 @@ FR_INLINE void NAME(row_steps)(const int blocks, const int nv, const int last_nv
     }
 }
 
+/* One row of several blocks at once, `stride` apart: with a batch of one, a block alone has too few
+ * accumulators and too little work to be worth a call. Blocks are the gates of a panel, or the panels
+ * of a gate. Here the weights are read once and come from L1 or L2: the loads are the limit, so each
+ * is the operand of its multiply-add and a[k] is broadcast once for all. */
 FR_INLINE void NAME(row_body)(const int blocks, const int nv, const int last_nv, const int tail,
                               real *restrict out, ptrdiff_t ldo, const real *const *restrict init,
                               const real *restrict a, ptrdiff_t K, const real *restrict b,

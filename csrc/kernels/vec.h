@@ -69,6 +69,14 @@
 #ifndef FR_IN_REGISTER
 #define FR_IN_REGISTER(v) ((void)(v))
 #endif
+/* Multiply-adds that gcc would not choose, in words of the machine. Not for sanitizers, which do not see what
+ * such words fetch. */
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) &&                 \
+    !defined(__SANITIZE_THREAD__)
+#define FR_WRITES_MULTIPLY_ADDS (FR_VBYTES == 64)
+#else
+#define FR_WRITES_MULTIPLY_ADDS 0
+#endif
 #ifndef FR_POINTER
 #define FR_POINTER(p) ((void)(p))
 #endif
@@ -152,10 +160,10 @@ FR_INLINE vr NAME(v_splat)(real s)
  * makes that of a number that is used once, not of one that two multiply-adds want. */
 FR_INLINE vr NAME(v_add_scaled)(vr sum, const real *a, vr w)
 {
-#if FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__) && FR_REAL_IS_DOUBLE
+#if FR_WRITES_MULTIPLY_ADDS && FR_REAL_IS_DOUBLE
     __asm__("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*a));
     return sum;
-#elif FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__)
+#elif FR_WRITES_MULTIPLY_ADDS
     __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*a));
     return sum;
 #else
@@ -166,10 +174,10 @@ FR_INLINE vr NAME(v_add_scaled)(vr sum, const real *a, vr w)
 /* sum += s * w into the register of the sum: gcc also writes it into that of s or w, and moves it back. */
 FR_INLINE vr NAME(v_add_product)(vr sum, vr s, vr w)
 {
-#if FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__) && FR_REAL_IS_DOUBLE
+#if FR_WRITES_MULTIPLY_ADDS && FR_REAL_IS_DOUBLE
     __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(s), "v"(w));
     return sum;
-#elif FR_VBYTES == 64 && defined(__AVX512F__) && defined(__GNUC__)
+#elif FR_WRITES_MULTIPLY_ADDS
     __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(s), "v"(w));
     return sum;
 #else

@@ -327,6 +327,7 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
     static const int wishes[] = {0,         RAGGED,           TOKENS | NO_DX,    LOOK | CLIP_VALUE,
                                  SET_GRADS, LOOK | CLIP_NORM, SET_GRADS | RAGGED};
     unsigned turn = 0;
+    forced_near_bytes = FR_NEAR_BYTES; /* woven wherever this is */
     for (int cell = 0; cell < FR_CELLS; cell++)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
             for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
@@ -359,6 +360,7 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
                 free_answer(&all), free_answer(&alone);
                 free_problem(p);
             }
+    forced_near_bytes = 0;
     forced_plan.rows = 0;
 }
 
