@@ -55,13 +55,13 @@ enum { NAME(bytes_ahead) = 12 << 10 };
 /* Two multiply-adds a cycle leave room for others, but not where a core's two hardware threads take turns at
  * issuing instructions and the other one is busy, with somebody else's work: three a cycle (Emerald Rapids).
  * Then what counts is how many there are for each multiply-add. One input of 10 rows took 36 for 20, and takes
- * 30: by itself as fast as before, 164 GFLOP/s, beside a neighbour 126 instead of 111.
+ * 30: by itself as fast as before, 164 GFLOP/s, beside a neighbour an eighth faster than 111 (docs/performance.md).
  *
  *   - The loop takes several inputs a turn (one of several rows FR_TURN, one of a single row FR_ROW_TURN).
  *   - Multiply-adds fetch the number of their row themselves. It saves an instruction and costs a load, of which
  *     two a cycle are all there are: so not in four of the rows, and not in low tiles, which are slower with it.
- *   - Each row has a pointer of its own, no index: a multiply-add that fetches by an index counts twice. Where
- *     none fetches (a tile of less than a vector), gcc may choose. */
+ *   - Each row has a pointer of its own, no index: what fetches by an index may be taken apart again. Where no
+ *     multiply-add fetches (a tile of less than a vector), gcc may choose. */
 #define FR_TURN(nv, ku)                                                                            \
     (FR_VBYTES == 64 && (nv) > 0 && (ku) < 4 ? 4 : FR_VBYTES == 32 && (ku) < 2 ? 2 : (ku))
 #define FR_ROW_TURN(ku) (FR_VBYTES >= 32 ? 4 : (ku))
