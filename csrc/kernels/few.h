@@ -140,8 +140,8 @@ static void NAME(dots)(real *const *out, int add, const NAME(few_weights) * w, c
         }
 }
 
-/* C[i][0..N) += sum over m < n of d[m][i] * rows[m][0..N), for nu rows of C. */
-FR_INLINE void NAME(multiples_body)(const int nu, real *C, ptrdiff_t ldc, ptrdiff_t N,
+/* C[i][0..N) += sum over m < n of d[m][i] * rows[m][0..N), or = , for nu rows of C. */
+FR_INLINE void NAME(multiples_body)(const int nu, int set, real *C, ptrdiff_t ldc, ptrdiff_t N,
                                     const real *const *d, ptrdiff_t at, const real *const *rows,
                                     int n)
 {
@@ -156,8 +156,8 @@ FR_INLINE void NAME(multiples_body)(const int nu, real *C, ptrdiff_t ldc, ptrdif
         vr acc[4][2];
         FR_UNROLL
         for (int i = 0; i < nu; i++) {
-            acc[i][0] = vload(C + i * ldc + c);
-            acc[i][1] = vload(C + i * ldc + c + VL);
+            acc[i][0] = set ? vsplat(0) : vload(C + i * ldc + c);
+            acc[i][1] = set ? vsplat(0) : vload(C + i * ldc + c + VL);
         }
         for (int m = 0; m < n; m++) {
             const vr row0 = vload(rows[m] + c), row1 = vload(rows[m] + c + VL);
@@ -177,7 +177,7 @@ FR_INLINE void NAME(multiples_body)(const int nu, real *C, ptrdiff_t ldc, ptrdif
         vr acc[4];
         FR_UNROLL
         for (int i = 0; i < nu; i++)
-            acc[i] = vload_n(C + i * ldc + c, N - c);
+            acc[i] = set ? vsplat(0) : vload_n(C + i * ldc + c, N - c);
         for (int m = 0; m < n; m++) {
             const vr row = vload_n(rows[m] + c, N - c);
             FR_UNROLL
@@ -190,13 +190,14 @@ FR_INLINE void NAME(multiples_body)(const int nu, real *C, ptrdiff_t ldc, ptrdif
     }
 }
 
-/* C (M, N) += the M columns of d from `at` on, each times its row, for n rows. */
-static void NAME(add_multiples)(real *C, ptrdiff_t M, ptrdiff_t N, const real *const *d,
+/* C (M, N) += the M columns of d from `at` on, each times its row, for n rows; or = , with `set`: then C is
+ * neither read nor cleared before. */
+static void NAME(add_multiples)(real *C, int set, ptrdiff_t M, ptrdiff_t N, const real *const *d,
                                 ptrdiff_t at, const real *const *rows, int n)
 {
     ptrdiff_t i = 0;
     for (; i + 4 <= M; i += 4)
-        NAME(multiples_body)(4, C + i * N, N, N, d, at + i, rows, n);
+        NAME(multiples_body)(4, set, C + i * N, N, N, d, at + i, rows, n);
     for (; i < M; i++)
-        NAME(multiples_body)(1, C + i * N, N, N, d, at + i, rows, n);
+        NAME(multiples_body)(1, set, C + i * N, N, N, d, at + i, rows, n);
 }

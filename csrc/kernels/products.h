@@ -472,7 +472,7 @@ FR_INLINE void NAME(share_of_dR)(const fr_call *call, int slot, ptrdiff_t u, ptr
 static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const *dg,
                                          const real *const *h, const real *const *rh,
                                          const real *const *x, int n, ptrdiff_t u0, ptrdiff_t u1,
-                                         const fr_sums *sums)
+                                         const fr_sums *sums, int set)
 {
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size;
@@ -493,17 +493,17 @@ static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const 
             for (int m = 0; m < n; m++)
                 sum += dg[m][slot * call->Hp + u];
             if (db_ih && wg >= 0)
-                db_ih[wg * H + u] += sum;
+                db_ih[wg * H + u] = set ? sum : db_ih[wg * H + u] + sum;
             if (db_hh && rg >= 0)
-                db_hh[rg * H + u] += sum;
+                db_hh[rg * H + u] = set ? sum : db_hh[rg * H + u] + sum;
         }
-        if (rg >= 0 && live)
+        if (rg >= 0 && (live || set))
             NAME(add_multiples)
-        ((real *)sums->grads.w_hh + (rg * H + u0) * H, u1 - u0, H, dg_live, at,
+        ((real *)sums->grads.w_hh + (rg * H + u0) * H, set, u1 - u0, H, dg_live, at,
          cell->r_from_rh[slot] ? rh_live : h_live, live);
         if (x && wg >= 0)
             NAME(add_multiples)
-        ((real *)sums->grads.w_ih + (wg * H + u0) * I, u1 - u0, I, dg, at, x, n);
+        ((real *)sums->grads.w_ih + (wg * H + u0) * I, set, u1 - u0, I, dg, at, x, n);
     }
 }
 
@@ -660,14 +660,12 @@ FR_INLINE int NAME(are_the_callers)(const fr_call *call, const fr_sums *s)
 /* Whether a part of the batch writes its sums with the chunk that is walked first, the last one in time, and
  * only adds to them from the next one on. Then nobody clears them, nor are they read before: 1 to 2% of a
  * training step. */
-static int NAME(writes_sums)(const fr_call *call, const fr_sums *s, const fr_part *part)
+static int NAME(writes_sums)(const fr_call *call, const fr_sums *s)
 {
-    const int64_t T = call->rows.T, chunk = call->plan.chunk,
-                  rows = call->own ? part->nj : call->rows.B;
     if (call->links.sets)
         return 1;
     return (call->set || !NAME(are_the_callers)(call, s)) && call->x.p && !call->blas &&
-           !call->rows.len && T > 0 && (T - (T - 1) / chunk * chunk) * rows > FR_FEW_ROWS;
+           !call->rows.len && call->rows.T > 0;
 }
 
 /* Units [u0, u1) of every gate to zero: the table, and the sums if they are to be added to but not to what is
@@ -802,7 +800,7 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
             if (u1 > u0)
                 NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
         } else if (n <= FR_FEW_ROWS)
-            NAME(weight_gradient_of_few)(call, c->dg, c->h, rh, x, (int)n, u0, u1, sums);
+            NAME(weight_gradient_of_few)(call, c->dg, c->h, rh, x, (int)n, u0, u1, sums, set);
         else
             NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, share, sums, set, work);
         if (call->tokens.p)

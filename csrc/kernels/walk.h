@@ -309,7 +309,7 @@ FR_NOINLINE void CELL_NAME(_begin_back)(const fr_call *call, int tid, CELL_NAME(
     w->takes_over = call->claims && !call->looks;
     w->round = 0;
     w->sums = NAME(sums_of_part)(call, w->me);
-    w->writes = NAME(writes_sums)(call, &w->sums, &w->part);
+    w->writes = NAME(writes_sums)(call, &w->sums);
     NAME(bind_chunk)(call, NAME(bind_rows)(call, tid, &w->a), &w->rows_of);
     NAME(share_blocks)(call, &w->part, &w->a);
     w->with = NAME(begin_sharing)(call, &w->part, tid, &w->a);

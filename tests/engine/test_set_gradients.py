@@ -51,6 +51,14 @@ def test_what_was_there_does_not_count_whatever_the_number_of_rows(cell, tokens,
         check_same(*added_and_set(layer, *inputs(layer, T, B, tokens=tokens)))
 
 
+@pytest.mark.parametrize("B", [1, 3, 16, 17])
+@each_cell
+def test_what_was_there_does_not_count_where_no_row_begins_with_anything(cell, B):
+    layer = build(cell, 5, 9)
+    x, _, dy, dstate = inputs(layer, 1, B)
+    check_same(*added_and_set(layer, x, None, dy, dstate))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("B", [3, 13, 33])
 @each_cell
