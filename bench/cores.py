@@ -58,6 +58,8 @@ class Cores:
     ----------
     patience : float
         What is left of them.
+    gflops : float
+        What both did together when they were last asked.
     """
 
     def __init__(self, patience, machine):
@@ -68,6 +70,7 @@ class Cores:
         }
         self.process = _ask_the_program()
         self.shortest = float("inf")
+        self.gflops = 0.0
         self.best = {name: [] for name in WHOLE}  # what both did at once, least first
         found = 0
         for _ in range(FIRST_CHECKS):
@@ -88,6 +91,7 @@ class Cores:
     def are_whole(self):
         """Ask once: whether both are at their full rate, and near each other."""
         state = self.state()
+        self.gflops = sum(state["gflops"])
         for name, best in self.best.items():  # the limits may have been measured amid others
             bisect.insort(best, min(state[name]))
             self.usual[name] = max(self.usual[name], best[-1 - len(best) // 10])
@@ -102,7 +106,8 @@ class Cores:
         Returns
         -------
         tuple
-            The last result of `measure`, and whether the cores were whole.
+            The last result of `measure`, whether the cores were whole, and the mean of what both
+            did together just before and just after it, in GFLOP/s.
         """
         while True:
             start = time.monotonic()
@@ -112,10 +117,11 @@ class Cores:
                 whole = self.are_whole()
                 self.patience -= time.monotonic() - start
                 start = time.monotonic()
+            before = self.gflops
             result = measure()
             whole = self.are_whole() and whole
             if whole or self.patience <= 0:
-                return result, whole
+                return result, whole, (before + self.gflops) / 2
             self.patience -= time.monotonic() - start
             if self.patience <= 0:
                 print("no patience is left: from here on, cores may be in any state", flush=True)

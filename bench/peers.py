@@ -46,6 +46,11 @@ from grid import GATES, MODES, SHAPES, cases, drawn
 HERE = Path(__file__).parent
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}  # norm of the difference over the norm
 PAUSE = 0.02  # seconds
+OF_THE_MOMENT = (
+    " Of the moment, where arithmetic sets the limit: multiply-adds a second over those that both "
+    "cores did when asked for nothing else just before and after each slice (bench/c/cores.c), "
+    "median; neighbours have a part of a shared machine, now more, now less."
+)
 UNSTEADY = 0.2  # quartiles this far apart, over the median: somebody else was at work
 
 
@@ -243,7 +248,7 @@ def run(case, everybody, cores, options):
                     good.append(k)
             if good:
                 racing[key] = process, process.ask("choose " + " ".join(map(str, good)))
-    times, troubled = race(racing, cores, options)
+    times, troubled, rates = race(racing, cores, options)
     for process in everybody:
         process.ask("drop")
     rows = []
@@ -263,6 +268,8 @@ def run(case, everybody, cores, options):
             these = [sides for (_, count), sides in troubled.items() if count == threads]
             row["slices"] = sum(map(len, these))
             row["troubled"] = sum(map(sum, these))
+            if threads == 2 and rates.get(("fastrnn", 2)):
+                row["of_moment"] = share_of_moment(case, times["fastrnn", 2], rates["fastrnn", 2])
         rows.append(row)
     return rows, wrong
 
@@ -284,8 +291,9 @@ def difference(results, expected, tolerance):
 def race(racing, cores, options):
     """Alternate slices.
 
-    Return ``{key: [us a call, one for each slice]}``, and of each slice whether it was taken though
-    the cores were not whole (None: nobody asked).
+    Return ``{key: [us a call, one for each slice]}``; of each slice whether it was taken though
+    the cores were not whole (None: nobody asked); and what both cores did in multiply-adds around
+    it, in GFLOP/s.
     """
     repeats, cost = {}, 0
     for key, (_, answer) in racing.items():
@@ -293,7 +301,7 @@ def race(racing, cores, options):
         repeats[key] = max(1, min(10**6, round(options.slice * 1e6 / us)))
         cost += PAUSE + (repeats[key] + 1) * us * 1e-6
     rounds = max(min(options.rounds, 5), min(options.rounds, int(options.seconds / cost)))
-    times, troubled = {key: [] for key in racing}, {key: [] for key in racing}
+    times, troubled, rates = ({key: [] for key in racing} for _ in range(3))
     order = list(racing)
     shuffled = random.Random(0)
     for _ in range(rounds):
@@ -301,11 +309,22 @@ def race(racing, cores, options):
         for key in order:
             time.sleep(PAUSE)
             ask = functools.partial(racing[key][0].ask, f"time {repeats[key]}")
-            answer, whole = cores.take(ask) if cores else (ask(), True)
+            answer, whole, rate = cores.take(ask) if cores else (ask(), True, None)
             troubled[key].append(not whole)
             if "us" in answer:
                 times[key].append(answer["us"])
-    return {key: us for key, us in times.items() if us}, troubled if cores else None
+                rates[key].append(rate)
+    times = {key: us for key, us in times.items() if us}
+    return times, troubled if cores else None, rates if cores else {}
+
+
+def share_of_moment(case, us, rates):
+    """The median over slices of what fastrnn did of what the cores could at that time."""
+    from limits import flops
+
+    wide = 1 if case.dtype == "float32" else 2
+    shares = [wide * flops(case) * 1e-3 / t / rate for t, rate in zip(us, rates, strict=True)]
+    return float(np.median(shares))
 
 
 def quartiles(values):
@@ -339,6 +358,8 @@ def line(row):
         return f"{label(row)}: fastrnn failed"
     best = f"{row['ratio']:.2f} x {row['best']}" if "ratio" in row else "no peer"
     limit = f"{row['of_limit']:.0%} of the limit ({row['limit']['bound']})"
+    if "of_moment" in row and row["limit"]["bound"] == "arithmetic":
+        limit += f", {row['of_moment']:.0%} of the moment's"
     return f"{label(row)}, {row['threads']} thr.: {micro(ours['median'])} us, {best}, {limit}"
 
 
@@ -355,7 +376,9 @@ def report(result):
     parts = [
         f"{headline(env)} Medians of alternating slices, in microseconds, for fastrnn with the "
         "quartiles. Ratio: the best peer's time over fastrnn's, more is better. Limit: the least "
-        "time the machine allows (bench/limits.py), over fastrnn's time, and what sets it.\n",
+        "time the machine allows (bench/limits.py), over fastrnn's time, and what sets it."
+        + (OF_THE_MOMENT if any("of_moment" in row for row in result["rows"]) else "")
+        + "\n",
         limits_table(result["limits"], table),
     ]
     rows = [row for row in result["rows"] if "fastrnn" in row["us"]]
@@ -399,9 +422,11 @@ def limits_table(machine, table):
 
 def mode_table(rows, table):
     peers = [name for name in PACKAGES if name != "fastrnn" and any(name in r["us"] for r in rows)]
+    moments = any("of_moment" in row for row in rows)
     cells = []
     for row in rows:
         ours = row["us"]["fastrnn"]
+        counts = "of_moment" in row and row["limit"]["bound"] == "arithmetic"
         times = [micro(row["us"][name]["median"]) if name in row["us"] else "" for name in peers]
         times = [
             f"**{t}**" if n == row.get("best") else t for n, t in zip(peers, times, strict=True)
@@ -413,9 +438,11 @@ def mode_table(rows, table):
                 *times,
                 f"{row['ratio']:.2f}" if "ratio" in row else "",
                 f"{row['of_limit']:.0%} {row['limit']['bound']}",
+                *([f"{row['of_moment']:.0%}" if counts else ""] if moments else []),
             )
         )
-    return table(["work, T B I H", "fastrnn", *peers, "ratio", "of limit"], cells)
+    last = ["of the moment"] if moments else []
+    return table(["work, T B I H", "fastrnn", *peers, "ratio", "of limit", *last], cells)
 
 
 def summary(rows, table):
