@@ -297,6 +297,7 @@ fr_status fr_backward_both(const fr_layer *layer, const fr_seq *seq, const fr_ba
     own[1].scratch = own[0].scratch;
     own[1].dx = own[0].dx;
     own[1].dx_add = 1;
+    own[1].clear_past = 0;
     if (plan.together) {
         const size_t part = backward_part(layer, seq, tokens);
         char *const second = (char *)own[0].scratch + 2 * part;

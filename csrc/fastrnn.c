@@ -624,6 +624,7 @@ fr_status fr_forward_linked(const fr_layer *layer, const fr_seq *seq, const fr_f
     call.h0 = args->h0;
     call.c0 = args->c0;
     call.reserve = args->reserve;
+    call.clear_to = args->clear_past && seq->lengths ? seq->T : 0;
     if (links)
         call.links = *links;
     if (call.links.takes && call.plan.chunk > call.links.takes)
@@ -684,6 +685,7 @@ fr_status fr_backward_linked(const fr_layer *layer, const fr_seq *seq, const fr_
     call.few = few;
     call.dx = args->dx;
     call.dx_add = args->dx_add;
+    call.clear_to = args->clear_past && seq->lengths && args->dx.p && !args->dx_add ? seq->T : 0;
     call.dh0 = args->dh0;
     call.dc0 = args->dc0;
     call.grads = args->grads;

@@ -125,7 +125,7 @@ typedef struct fr_tokens {
  * A machine gives the same numbers for the same call, instruction set and number of threads. Another one may
  * differ in the last bits of a single row, whose sums are cut by what its first-level cache holds.
  *
- *   y        (T,B,H)  out  steps past a row's length are not written
+ *   y        (T,B,H)  out  steps past a row's length are not written, or, with clear_past, zeros
  *   hT, cT   (B,H)    out  each row's own last state; may be NULL
  *   reserve           out  NULL: inference, nothing kept
  *   x                 in   or tokens, when x.p is NULL
@@ -141,6 +141,7 @@ typedef struct fr_forward_args {
     const void *h0, *c0;
     const void *packed; /* packed for FR_USE_DENSE or FR_USE_TOKENS */
     void *scratch;
+    int clear_past; /* of y, by the threads that write the rows */
 } fr_forward_args;
 
 size_t fr_reserve_bytes(const fr_layer *layer, const fr_seq *seq);
@@ -158,7 +159,8 @@ typedef enum fr_clip {
 /* Backward of one forward call; y, x, h0, c0 are those of that call, unchanged.
  *   dx       (T,B,I)  out  written, or added into if dx_add; p NULL: not wanted; of tokens, the gradient
  *                     of the one-hot rows that they stand for. Apart from whatever is
- *                     read: some rows of it are written while rows of x are still needed
+ *                     read: some rows of it are written while rows of x are still needed. Steps past
+ *                     a row's length are not written, or, with clear_past and without dx_add, zeros
  *   dh0, dc0 (B,H)    out  may be NULL
  *   grads             in/out, added into, or written if `set`; w_ih NULL: no weight gradients at all
  *   dy       (T,B,H)  in   p NULL: zeros. Steps past a row's length are not read
@@ -184,6 +186,7 @@ typedef struct fr_backward_args {
     fr_clip clip_step;
     double clip_limit; /* above 0 */
     int set;           /* grads are written, not added to: what is there before does not count */
+    int clear_past;    /* of dx */
 } fr_backward_args;
 
 size_t fr_backward_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int tokens);

@@ -196,6 +196,8 @@ FR_NOINLINE void CELL_NAME(_end)(const fr_call *call, CELL_NAME(_walker) * w)
     const ptrdiff_t H = call->layer.hidden_size, u0 = w->u0, u1 = w->u1;
     if (w->with.places && call->hT) /* which may be h0, and others still amid their last step */
         NAME(wait_for_others)(&w->with, rows->T, 1);
+    if (call->clear_to)
+        NAME(clear_past)(call, &call->y, &w->part, u0, u1);
     for (int64_t q = 0; q < w->part.nj && u1 > u0; q++) {
         const int64_t j = fr_part_row(&w->part, q), b = fr_batch(rows, j);
         const int64_t n = fr_length(rows, j);
@@ -448,8 +450,8 @@ FR_NOINLINE void CELL_NAME(_leave_chunk_back)(const fr_call *call, CELL_NAME(_ba
  * what goes on to h0 and c0. */
 FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walker) * w)
 {
-    const ptrdiff_t H = call->layer.hidden_size;
-    const int threads = call->plan.threads;
+    const ptrdiff_t H = call->layer.hidden_size, I = call->layer.input_size;
+    const int threads = call->plan.threads, units = call->plan.units;
     NAME(row_arrays) *const a = &w->a;
     for (int r = 0; r < call->plan.rows && call->own; r++) {
         const fr_sums theirs = NAME(sums_of_part)(call, r);
@@ -458,6 +460,9 @@ FR_NOINLINE void CELL_NAME(_end_back)(const fr_call *call, CELL_NAME(_back_walke
     if (!call->own)
         NAME(add_sums)
     (call, &w->sums, NAME(share_of)(H, &w->share), NAME(end_of_share)(H, &w->share));
+    if (call->clear_to)
+        NAME(clear_past)
+    (call, &call->dx, &w->part, I * w->unit / units, I * (w->unit + 1) / units);
     if (!call->dh0 && !call->dc0)
         return;
     a->early = NULL;

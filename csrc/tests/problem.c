@@ -124,7 +124,7 @@ void free_answer(answer *a)
 /* ---- arrays as a caller of the engine might hold them -------------------------------------- */
 
 /* Element (t,b,k) is number first + t*st + b*sb + k of a block. All blocks begin one element past
- * their alignment, and whatever is not an element of a live step stays 0xff. */
+ * their alignment, and whatever is not an element of a live step stays 0xff, or, of later steps, is cleared. */
 typedef struct spread {
     char *block;
     size_t size; /* of an element */
@@ -176,18 +176,31 @@ static void read_spread(const problem *p, const spread *s, fr_dtype dtype, doubl
                     get(s->block, dtype, element(s, t, b, k)) - less;
 }
 
-static void check_padding(const problem *p, const spread *s, const char *name)
+static int all_zeros(const char *p, size_t n)
 {
-    char *live = calloc((size_t)s->elements, 1);
+    size_t i = 0;
+    while (i < n && p[i] == 0)
+        i++;
+    return i == n;
+}
+
+static void check_padding(const problem *p, const spread *s, int clears, const char *name)
+{
+    enum { OUTSIDE, LIVE, CLEARED };
+    char *kind = calloc((size_t)s->elements, 1);
     for (int64_t b = 0; b < p->seq.B; b++)
-        for (int64_t t = 0; t < row_length(p, b); t++)
-            memset(live + element(s, t, b, 0), 1, (size_t)s->K);
-    for (int64_t i = 0; i < s->elements; i++)
-        if (!live[i] && !untouched(s->block + (size_t)i * s->size, s->size)) {
-            CHECK(0, "%s: padding written at element %d", name, (int)i);
+        for (int64_t t = 0; t < (clears ? p->seq.T : row_length(p, b)); t++)
+            memset(kind + element(s, t, b, 0), t < row_length(p, b) ? LIVE : CLEARED, (size_t)s->K);
+    for (int64_t i = 0; i < s->elements; i++) {
+        const char *at = s->block + (size_t)i * s->size;
+        if ((kind[i] == OUTSIDE && !untouched(at, s->size)) ||
+            (kind[i] == CLEARED && !all_zeros(at, s->size))) {
+            CHECK(0, "%s: padding %s at element %d", name,
+                  kind[i] == CLEARED ? "not cleared" : "written", (int)i);
             break;
         }
-    free(live);
+    }
+    free(kind);
 }
 
 /* Dense arrays, one element past their alignment too. */
@@ -364,11 +377,12 @@ static fr_status run_forward(run *r, int training)
                                   .h0 = r->h0,
                                   .c0 = r->c0,
                                   .packed = r->packed,
-                                  .scratch = scratch};
+                                  .scratch = scratch,
+                                  .clear_past = (r->p->options & CLEAR_PAST) != 0};
     const uint64_t inputs = inputs_of(r, 0);
     const fr_status status = fr_forward(&r->layer, &r->p->seq, &args);
     CHECK(inputs == inputs_of(r, 0), "forward wrote into its inputs");
-    check_padding(r->p, &r->y, "y");
+    check_padding(r->p, &r->y, status == FR_OK && r->p->options & CLEAR_PAST, "y");
     if (status != FR_OK)
         CHECK(untouched(r->y.block, (size_t)r->y.elements * r->y.size), "y written, then refused");
     release(scratch);
@@ -437,16 +451,18 @@ static fr_status run_backward(run *r, int scratch_byte)
                                               : FR_CLIP_NONE,
         .clip_limit = clip_limit(p),
         .set = (p->options & SET_GRADS) != 0,
+        .clear_past = (p->options & CLEAR_PAST) != 0,
     };
     const uint64_t inputs = inputs_of(r, 1);
     const fr_status status = fr_backward(&r->layer, &p->seq, &args);
     CHECK(inputs == inputs_of(r, 1), "backward wrote into its inputs");
     if (r->dx.block)
-        check_padding(p, &r->dx, "dx");
+        check_padding(p, &r->dx,
+                      status == FR_OK && (p->options & (CLEAR_PAST | ADD_DX)) == CLEAR_PAST, "dx");
     if (r->step_dh.block)
-        check_padding(p, &r->step_dh, "dh by step");
+        check_padding(p, &r->step_dh, 0, "dh by step");
     if (r->step_dc.block)
-        check_padding(p, &r->step_dc, "dc by step");
+        check_padding(p, &r->step_dc, 0, "dc by step");
     release(scratch);
     return status;
 }
@@ -467,7 +483,7 @@ static fr_status keep_slots(const run *r, answer *a)
         const spread s = new_spread(r->p, r->layer.hidden_size, real_size(r->dtype));
         const fr_array out = array_of(&s);
         status = fr_read_reserve(&r->layer, &r->p->seq, k, &out, r->reserve);
-        check_padding(r->p, &s, answer_names[SLOT_0 + k]);
+        check_padding(r->p, &s, 0, answer_names[SLOT_0 + k]);
         keep_spread(r, a, SLOT_0 + k, &s, 0);
         release(s.block);
     }

@@ -34,7 +34,8 @@ enum {                     /* options of a problem, and of the manner */
        LOOK = 1 << 18,          /* the gradient of each step's state is wanted, too */
        CLIP_VALUE = 1 << 19,    /* and clipped */
        CLIP_NORM = 1 << 20,
-       SET_GRADS = 1 << 21, /* written, not added to */
+       SET_GRADS = 1 << 21,  /* written, not added to */
+       CLEAR_PAST = 1 << 22, /* y and dx are zeros past a row's length */
 };
 
 typedef struct problem {

@@ -84,9 +84,15 @@ static const struct {
     {"weight gradients set, tokens, ragged", SET_GRADS | TOKENS | NO_DX | RAGGED},
     {"nothing to set, no gradient comes in", SET_GRADS | NO_DY | NO_DFINAL},
     {"nothing to set, no weight gradients", SET_GRADS | NO_GRADS},
+    {"cleared past the ends", CLEAR_PAST | RAGGED},
+    {"cleared past the ends, reverse", CLEAR_PAST | RAGGED | REVERSE | BATCH_FIRST | WIDER},
+    {"cleared past the ends, downward, tokens", CLEAR_PAST | RAGGED | DOWNWARD | TOKENS | NO_DX},
+    {"cleared past the ends but for dx, which is added to", CLEAR_PAST | RAGGED | ADD_DX},
+    {"nothing past the ends to clear", CLEAR_PAST | WIDER},
     {"foreign products", FOREIGN},
     {"foreign products, weight gradients set", FOREIGN | SET_GRADS},
     {"foreign products, ragged, added dx", FOREIGN | RAGGED | ADD_DX | REVERSE},
+    {"foreign products, cleared past the ends", FOREIGN | RAGGED | CLEAR_PAST},
     {"foreign products, tokens", FOREIGN | TOKENS | NO_DX | RESETS},
 };
 

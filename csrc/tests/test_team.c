@@ -324,8 +324,13 @@ static void a_thread_alone_makes_the_numbers_of_all(void)
         {.threads = 2, .rows = 1, .units = 1, .chunk = 30, .ahead = 2, .offered = 1}};
     static const int64_t sizes[][4] = {
         {5, 6, 3, 20}, {7, 1, 4, 70}, {37, 1, 40, 170}, {3, 13, 1, 1}, {3, 6, 40, 70}};
-    static const int wishes[] = {0,         RAGGED,           TOKENS | NO_DX,    LOOK | CLIP_VALUE,
-                                 SET_GRADS, LOOK | CLIP_NORM, SET_GRADS | RAGGED};
+    static const int wishes[] = {0,
+                                 RAGGED,
+                                 TOKENS | NO_DX,
+                                 LOOK | CLIP_VALUE,
+                                 SET_GRADS,
+                                 LOOK | CLIP_NORM,
+                                 SET_GRADS | RAGGED | CLEAR_PAST};
     unsigned turn = 0;
     forced_near_bytes = FR_NEAR_BYTES; /* woven wherever this is */
     for (int cell = 0; cell < FR_CELLS; cell++)

@@ -72,6 +72,7 @@ cdef extern from "fastrnn.h" nogil:
         const void *c0
         const void *packed
         void *scratch
+        int clear_past
 
     ctypedef enum fr_clip:
         FR_CLIP_NONE
@@ -100,6 +101,7 @@ cdef extern from "fastrnn.h" nogil:
         fr_clip clip_step
         double clip_limit
         int set
+        int clear_past
 
     ctypedef struct fr_gemm_args:
         fr_dtype dtype

@@ -330,8 +330,6 @@ cdef class Engine:
                 y = self._new(B if self.batch_first else T, T if self.batch_first else B,
                               self.D * self.hidden_size)
                 ya, xa = y, x
-                if lengths is not None:
-                    _clear_padding(ya, lengths, self.batch_first)
                 if k == 0:
                     first_x = xa
                 cell = self.cells[layer * self.D]
@@ -355,6 +353,7 @@ cdef class Engine:
                         tape.reserves.append(reserve)
                         tape.packed.append(packed)
                     f.packed = packed.block.p
+                    f.clear_past = 1
                     f.y = self._place(ya, d * self.hidden_size)
                     if tokens:
                         f.tokens = self._place_tokens(xa)
@@ -464,23 +463,6 @@ def _check_reset(reset, int64_t T, int64_t B, bint batch_first):
     if (<object> reset).shape != shape:
         raise ValueError(f"reset: expected shape {shape} booleans, got {(<object> reset).shape}")
     return np.array(reset.T if batch_first else reset, order="C")
-
-
-cdef void _clear_padding(cnp.ndarray array, cnp.ndarray lengths, bint batch_first) noexcept:
-    """Zeros past each row's length, in a dense array (T, B, n), or (B, T, n): the engine does not write there."""
-    cdef int64_t T = cnp.PyArray_DIM(array, batch_first), B = cnp.PyArray_DIM(array, not batch_first)
-    cdef int64_t t, b
-    cdef size_t row = cnp.PyArray_DIM(array, 2) * cnp.PyArray_ITEMSIZE(array)
-    cdef char *p = <char *> _data(array)
-    cdef const int64_t *length = <const int64_t *> _data(lengths)
-    if batch_first:
-        for b in range(B):
-            memset(p + (b * T + length[b]) * row, 0, (T - length[b]) * row)
-        return
-    for t in range(T):
-        for b in range(B):
-            if length[b] <= t:
-                memset(p + (t * B + b) * row, 0, row)
 
 
 cdef fr_seq _sequence(int64_t T, int64_t B, lengths, reset):
@@ -646,8 +628,6 @@ cdef class Tape:
             dx = None
             if wanted:
                 dx = _new_like(x, -1)
-                if self.lengths is not None:
-                    _clear_padding(dx, self.lengths, e.batch_first)
             xa, ya = x, y
             cell = self.cells[layer * e.D]
             scratch = Block(cell.need((BACKWARD_TOKENS if tokens else BACKWARD) + (BOTH if e.D == 2 else 0), &seq))
@@ -683,6 +663,7 @@ cdef class Tape:
                     if dcT is not None:
                         a[d].dcT = <char *> _data(dcT) + index * state_bytes
                 a[d].clip_step, a[d].clip_limit, a[d].set = clip, limit, not accumulate
+                a[d].clear_past = 1
                 if per_step:
                     a[d].step_dh = self._at_step(step_dh, index)
                     if e.has_c:
