@@ -283,8 +283,8 @@ static void sort_rows(const fr_seq *seq, int64_t T, int64_t *order, int64_t *len
 /* ---- one call ----------------------------------------------------------------------------- */
 
 /* Parts of the batch either share out the units of every weight gradient, and then read each other's
- * dG from each other's caches and meet at every chunk; or each adds up its own rows' share, and clears
- * and adds a second set of gradients. The second is faster from about as many rows as W and R have
+ * dG from each other's caches and meet at every chunk; or each adds up its own rows' share in
+ * gradients of its own, which are then added. The second is faster from about as many rows as W and R have
  * columns: RNN with H = 200 and 700 rows 2 to 5%, and more where others use the caches, too.
  * Returns the bytes of such a set, 0 without one, and more than any memory has if they overflow. */
 static size_t own_bytes(const fr_call *call, size_t G, int tokens)

@@ -190,8 +190,9 @@ int fr_head_at_once(const fr_layer *layer, const fr_seq *seq, int tokens, int64_
     const double rows = (double)seq->T * (double)seq->B;
     const double product = rows * (double)V * (double)layer->hidden_size;
     return threads > 1 && forward.threads == 1 && backward.threads == 1 && rows > FR_FEW_ROWS &&
-           rows <= FR_HEAD_ROWS && backward.chunk >= seq->T && !seq->reverse && !seq->lengths &&
-           !seq->reset && !fr_blas_serial() && product > LEAST &&
+           !fr_is_few(layer, seq->T, (int64_t)rows) && rows <= FR_HEAD_ROWS &&
+           backward.chunk >= seq->T && !seq->reverse && !seq->lengths && !seq->reset &&
+           !fr_blas_serial() && product > LEAST &&
            product < (double)FR_PRODUCT_OF_A_THREAD * threads && rows * (double)V <= MOST_LOGITS;
 }
 

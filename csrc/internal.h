@@ -192,8 +192,10 @@ void fr_flush_restore(unsigned long saved);
 #define FR_WEAVE_STEPS 16 /* of a single row, whose x W or dx is made together: kernels/weave.h */
 #define FR_FOLLOWED_STEPS                                                                          \
     8 /* two layers that are walked at the same time take so many at a time: both.c */
-/* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. */
+/* Backward of at most so many rows of all steps together may be done without packing: kernels/few.h. Of a
+ * single step, which reads its weights only once in whatever order they lie, of twice as many. */
 #define FR_FEW_ROWS 16
+#define FR_FEW_ROWS_OF_A_STEP 32
 #define FR_HEAD_ROWS 256 /* of all steps of a layer whose head goes along: head.c */
 /* Multiply-adds of a product that are worth a thread, each. */
 #define FR_PRODUCT_OF_A_THREAD 1000000

@@ -333,7 +333,8 @@ int fr_is_few(const fr_layer *layer, int64_t T, int64_t rows)
 {
     const double weights_of_a_unit = (double)fr_cells[layer->cell].gates *
                                      ((double)layer->hidden_size + (double)layer->input_size);
-    return rows <= FR_FEW_ROWS && (double)(T * FEW_STEP) <= weights_of_a_unit;
+    return rows <= (T == 1 ? FR_FEW_ROWS_OF_A_STEP : FR_FEW_ROWS) &&
+           (double)(T * FEW_STEP) <= weights_of_a_unit;
 }
 
 fr_part fr_plan_part(const fr_plan *plan, const fr_rows *rows, int64_t panels, int tid)

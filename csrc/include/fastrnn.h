@@ -199,10 +199,10 @@ fr_status fr_backward(const fr_layer *layer, const fr_seq *seq, const fr_backwar
  * faster they are walked at the same time, on one thread each; or else one after the other, on all of
  * them. Which of the two depends on the shape and the number of threads alone, and so do the numbers.
  *
- * Scratch is that of args[0]; the other's is not read. dx is that of args[0], too, and gets the sum of both.
- * Either both have a reserve or none. Returns what fr_forward and fr_backward do. If a token is out of range,
- * which both read, nothing has been written; an argument that only the second call has and that is not valid
- * is found when the first has been made. */
+ * Scratch is that of args[0]; the other's is not read. dx is that of args[0], too, with its dx_add and
+ * clear_past, and gets the sum of both. Either both have a reserve or none. Returns what fr_forward and
+ * fr_backward do. If a token is out of range, which both read, nothing has been written; an argument that only
+ * the second call has and that is not valid is found when the first has been made. */
 fr_status fr_pack_both(const fr_layer *layer, const fr_seq *seq, int use, void *const packed[2],
                        const fr_weights weights[2]);
 size_t fr_forward_both_scratch_bytes(const fr_layer *layer, const fr_seq *seq, int training);

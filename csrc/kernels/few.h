@@ -1,8 +1,8 @@
 /* few.h: products of a few rows, which are over before weights in another order would pay.
  *
  * A training step of some rows alone (learning as data comes in) reads every weight once or twice.
- * Backward then takes the panels that forward has read, and a weight gradient is added up where it
- * lies: nothing is packed for either, and each number of a large layer comes from far away only
+ * Backward then takes the panels that forward has read, and a weight gradient is added up, or written, where
+ * it lies: nothing is packed for either, and each number of a large layer comes from far away only
  * once. What backward wants of a panel is its transpose, so a product is a sum along the units:
  *
  *   out[m][j] += sum over gates, units u of  d[m][u] * W[u][j]
@@ -145,7 +145,7 @@ FR_INLINE void NAME(multiples_body)(const int nu, int set, real *C, ptrdiff_t ld
                                     const real *const *d, ptrdiff_t at, const real *const *rows,
                                     int n)
 {
-    real factor[FR_FEW_ROWS][4];
+    real factor[FR_FEW_ROWS_OF_A_STEP][4];
     for (int m = 0; m < n; m++) {
         FR_UNROLL
         for (int i = 0; i < nu; i++)

@@ -477,7 +477,8 @@ static void NAME(weight_gradient_of_few)(const fr_call *call, const real *const 
     const fr_cell_traits *cell = &fr_cells[call->layer.cell];
     const ptrdiff_t I = call->layer.input_size, H = call->layer.hidden_size;
     real *db_ih = sums->grads.b_ih, *db_hh = sums->grads.b_hh;
-    const real *dg_live[FR_FEW_ROWS], *h_live[FR_FEW_ROWS], *rh_live[FR_FEW_ROWS];
+    const real *dg_live[FR_FEW_ROWS_OF_A_STEP], *h_live[FR_FEW_ROWS_OF_A_STEP],
+        *rh_live[FR_FEW_ROWS_OF_A_STEP];
     int live = 0; /* rows that begin with zeros add nothing to dR */
     for (int m = 0; m < n; m++)
         if (h[m] != (const real *)call->zeros) {
@@ -756,7 +757,7 @@ static void NAME(dx_of_few)(const fr_call *call, real *const *dx, const real *co
     NAME(few_weights)
     weights = NAME(few_weights_of)((const real *)(call->packed + call->at.W),
                                    call->layer.input_size, call->layer.hidden_size, gates);
-    real *to[FR_FEW_ROWS];
+    real *to[FR_FEW_ROWS_OF_A_STEP];
     for (int g = 0; g < gates; g++) /* slot g < G is input gate g in every cell */
         weights.slot[g] = g * call->Hp;
     for (ptrdiff_t m = 0; m < n; m++)
@@ -799,7 +800,7 @@ static void NAME(chunk_products)(const fr_call *call, const NAME(chunk_rows) * c
         if (call->blas) {
             if (u1 > u0)
                 NAME(weight_gradient_blas)(call, c->dg, c->h, rh, x, n, u0, u1, sums, work);
-        } else if (n <= FR_FEW_ROWS)
+        } else if (n <= FR_FEW_ROWS || call->few)
             NAME(weight_gradient_of_few)(call, c->dg, c->h, rh, x, (int)n, u0, u1, sums, set);
         else
             NAME(weight_gradient)(call, c->dg, c->h, rh, x, n, share, sums, set, work);

@@ -7,7 +7,15 @@
 #include "seams.h"
 
 enum { T = 19, B = 3, I = 5, H = 20 };
-enum { RAGGED = 1, RESETS = 2, TOKENS = 4, ADD_DX = 8, BATCH_FIRST = 16, NO_DX = 32 };
+enum {
+    RAGGED = 1,
+    RESETS = 2,
+    TOKENS = 4,
+    ADD_DX = 8,
+    BATCH_FIRST = 16,
+    NO_DX = 32,
+    CLEAR_PAST = 64
+};
 
 /* What two directions are made of, and what comes out of them. [2]: one for each. */
 typedef struct sides {
@@ -62,7 +70,7 @@ static sides new_sides(fr_cell cell, fr_dtype dtype, int options)
     s.x = drawn(&s, T * B * I);
     s.dy = drawn(&s, T * B * 2 * H);
     s.dx = drawn(&s, T * B * I);
-    s.y = zeros(T * B * 2 * H * s.real);
+    s.y = options & CLEAR_PAST ? drawn(&s, T * B * 2 * H) : zeros(T * B * 2 * H * s.real);
     s.y_bytes = T * B * 2 * H * s.real;
     s.dx_bytes = T * B * I * s.real;
     s.state_bytes = B * H * s.real;
@@ -114,6 +122,7 @@ static void arguments(sides *s, fr_forward_args f[2], fr_backward_args b[2])
         if (!(s->options & NO_DX))
             b[d].dx = array_of(s, s->dx, I, 0);
         b[d].dx_add = (s->options & ADD_DX) != 0;
+        f[d].clear_past = b[d].clear_past = (s->options & CLEAR_PAST) != 0;
     }
 }
 
@@ -177,12 +186,29 @@ static void check_same(const sides *a, const sides *b, const char *how)
         }
 }
 
+/* Rows of an array (T, B, width), or (B, T, width). */
+static void check_cleared(const sides *s, const void *array, int width, const char *name)
+{
+    for (int b = 0; b < B; b++)
+        for (int64_t t = s->lengths[b]; t < T; t++)
+            for (int i = 0; i < width; i++) {
+                const int64_t row = s->options & BATCH_FIRST ? b * T + t : t * B + b;
+                if (get(array, s->layer.dtype, row * width + i) != 0) {
+                    CHECK(0, "%s, options %d: %s of row %d is not cleared at %d",
+                          fr_cells[s->layer.cell].name, s->options, name, b, (int)t);
+                    return;
+                }
+            }
+}
+
 static const int cases[] = {0,
                             ADD_DX,
                             NO_DX,
                             BATCH_FIRST,
                             RESETS,
                             RAGGED | ADD_DX,
+                            RAGGED | CLEAR_PAST,
+                            RAGGED | CLEAR_PAST | BATCH_FIRST | RESETS,
                             RAGGED | RESETS | ADD_DX | BATCH_FIRST,
                             TOKENS | NO_DX,
                             TOKENS | NO_DX | RAGGED};
@@ -199,6 +225,10 @@ static void compare_all(fr_plan plan, int threads, const char *how)
             forced_plan.together = 0;
             solve(&one_by_one, 0, plan.together ? 1 : threads);
             check_same(&both, &one_by_one, how);
+            if (cases[i] & CLEAR_PAST) {
+                check_cleared(&both, both.y, 2 * H, "y");
+                check_cleared(&both, both.dx, I, "dx");
+            }
             free_sides(&both), free_sides(&one_by_one);
         }
     forced_plan.rows = 0;

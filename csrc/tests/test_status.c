@@ -291,13 +291,20 @@ static void a_training_call_of_a_few_rows_needs_only_what_forward_reads(void)
         fr_seq seq;
         int tokens, dx, want;
     } cases[] = {
-        {"16 rows", &layer, {.T = 1, .B = FR_FEW_ROWS}, 0, 1, FR_USE_DENSE},
+        {"16 rows", &layer, {.T = 2, .B = FR_FEW_ROWS / 2}, 0, 1, FR_USE_DENSE},
+        {"32 rows of a step", &layer, {.T = 1, .B = FR_FEW_ROWS_OF_A_STEP}, 0, 1, FR_USE_DENSE},
         {"16 steps", &layer, {.T = FR_FEW_ROWS, .B = 1}, 1, 0, FR_USE_TOKENS},
         {"16 steps, fewer units", &narrow, {.T = FR_FEW_ROWS, .B = 1}, 0, 1, all},
         {"16 steps of 4 rows", &layer, {.T = T, .B = 4, .lengths = lengths}, 0, 1, FR_USE_DENSE},
         {"none", &layer, {.T = 0, .B = 1 << 30}, 0, 1, FR_USE_DENSE},
         {"18 rows", &layer, {.T = 6, .B = 3}, 0, 1, all},
-        {"17 rows, no dx", &layer, {.T = 1, .B = FR_FEW_ROWS + 1}, 0, 0, all & ~FR_USE_DX},
+        {"17 steps", &layer, {.T = FR_FEW_ROWS + 1, .B = 1}, 0, 1, all},
+        {"33 rows of a step, no dx",
+         &layer,
+         {.T = 1, .B = FR_FEW_ROWS_OF_A_STEP + 1},
+         0,
+         0,
+         all & ~FR_USE_DX},
         {"16 steps of tokens, dx",
          &layer,
          {.T = FR_FEW_ROWS, .B = 1},

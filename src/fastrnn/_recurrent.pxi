@@ -573,7 +573,7 @@ cdef class Tape:
             c; (C3) and (C4) of docs/math.md. The gradient of the initial state is not clipped.
         accumulate : bool, default True
             False: ``layer.grads`` are set, not added to: the same numbers as after
-            ``layer.zero_grad()``, which takes 1 to 4% of a training step.
+            ``layer.zero_grad()``, which takes 1 to 10% of a training step.
         need_dstate : bool, default True
             False leaves out the gradient of the initial state: half a step of backward less.
 

@@ -42,7 +42,7 @@ def test_what_was_there_does_not_count_however_the_work_is_split(cell, count, sp
         check_same(*added_and_set(layer, *inputs(layer, T, B)))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 319, 320, 321, 700])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 32, 33, 319, 320, 321, 700])
 @pytest.mark.parametrize("tokens", [False, True])
 @each_cell
 def test_what_was_there_does_not_count_whatever_the_number_of_rows(cell, tokens, rows):
@@ -51,7 +51,7 @@ def test_what_was_there_does_not_count_whatever_the_number_of_rows(cell, tokens,
         check_same(*added_and_set(layer, *inputs(layer, T, B, tokens=tokens)))
 
 
-@pytest.mark.parametrize("B", [1, 3, 16, 17])
+@pytest.mark.parametrize("B", [1, 3, 16, 17, 32, 33])
 @each_cell
 def test_what_was_there_does_not_count_where_no_row_begins_with_anything(cell, B):
     layer = build(cell, 5, 9)
