@@ -285,8 +285,7 @@ typedef struct fr_call {
     const void *h0, *c0, *dhT, *dcT;
     void *hT, *cT, *dh0, *dc0;
     int dx_add;
-    int64_t
-        clear_to; /* past a row's own steps y (backward: dx) gets zeros up to this step; 0: nothing */
+    int64_t clear_to; /* past a row's own steps y (backward: dx) is zeros up to it; 0: untouched */
     fr_array step_dh, step_dc;
     fr_clip clip_step;
     double clip_limit;
