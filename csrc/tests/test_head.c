@@ -439,6 +439,11 @@ static void a_head_goes_along_with_a_layer_that_one_thread_walks(void)
     forced_plan = (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 256};
     CHECK(fr_head_at_once(&large, &seq, 1, 300), "products of 1.5 million multiply-adds");
     CHECK(!fr_head_at_once(&large, &seq, 1, 500), "of 2.5 million, by two threads");
+    other = (fr_seq){.T = 1, .B = FR_FEW_ROWS_OF_A_STEP, .threads = 2};
+    CHECK(!fr_head_at_once(&large, &other, 1, 200),
+          "few rows of a step: there is nothing to help with");
+    other.B++;
+    CHECK(fr_head_at_once(&large, &other, 1, 200), "a row more");
     forced_plan = (fr_plan){.threads = 1, .rows = 1, .units = 1, .chunk = 24};
     CHECK(!fr_head_at_once(&layer, &seq, 1, 65), "two chunks");
     forced_plan = (fr_plan){.threads = 2, .rows = 1, .units = 2, .chunk = 25};
